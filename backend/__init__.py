@@ -1,0 +1,1 @@
+"""Asynchronous gateway in front of avatar services."""

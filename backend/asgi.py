@@ -1,0 +1,203 @@
+"""The bridge: Flask's own dispatch on the ASGI server's loop.
+
+Nothing here knows avatars. `GatewayFlask` overrides one documented hook of Flask; `Bridge` is the ASGI
+application that any server can run.
+"""
+
+import asyncio
+import functools
+import io
+import logging
+from collections.abc import Callable, Coroutine
+from inspect import iscoroutinefunction
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from flask import Flask
+
+from backend import switch
+from backend.exchange import Exchange, Receive, RequestBody, Scope, Send
+from backend.responses import EXCHANGE, GatewayResponse
+from backend.services.threads import Threads
+from backend.wsgi import BackgroundLoop, Life
+
+log = logging.getLogger("gateway")
+
+Observer = Callable[[Exchange], None]
+
+
+class GatewayFlask(Flask):
+    """Flask whose async views run on the loop that serves: the bridge's, or under WSGI the background one."""
+
+    response_class = GatewayResponse
+
+    def __init__(self, import_name: str, *, life: Life) -> None:
+        super().__init__(import_name, static_folder=None)
+        # A path means what it says: no redirects to a tidier one.
+        self.url_map.merge_slashes = False
+        self.url_map.strict_slashes = False
+        self.background = BackgroundLoop(life)
+
+    def async_to_sync(self, func: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
+        if switch.inside():
+            return lambda *args, **kwargs: switch.wait(func(*args, **kwargs))
+        return functools.partial(self.background.call, func)
+
+
+class Bridge:
+    """Runs a Flask application as an ASGI one: lifespan, streaming both ways, cancellation, no mixing."""
+
+    def __init__(self, flask: GatewayFlask, life: Life, *, threads: Threads, observer: Observer) -> None:
+        self._flask = flask
+        self._life = life
+        self._observer = observer
+        for endpoint, view in flask.view_functions.items():
+            if not iscoroutinefunction(view):
+                flask.view_functions[endpoint] = _in_thread(view, threads)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        match scope["type"]:
+            case "http":
+                await self._http(scope, receive, send)
+            case "lifespan":
+                await self._lifespan(receive, send)
+            case "websocket":
+                await _decline(receive, send)
+            case other:
+                raise ValueError(f"unknown ASGI scope {other}")
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = Exchange(scope, receive, send)
+        try:
+            environ = environ_of(scope, exchange)
+            response = await switch.run(self._flask.wsgi_app, environ, _taken_from_the_response)
+            await exchange.respond(_as_response(response), environ)
+        except asyncio.CancelledError:
+            if not exchange.client_gone:
+                raise  # the server stops
+        finally:
+            exchange.finish()
+            self._observer(exchange)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        phase = "startup"
+        try:
+            async with self._life():
+                await send({"type": "lifespan.startup.complete"})
+                phase = "shutdown"
+                await receive()
+        except Exception as exc:
+            log.exception("%s failed", phase)
+            await send({"type": f"lifespan.{phase}.failed", "message": str(exc)})
+        else:
+            await send({"type": "lifespan.shutdown.complete"})
+
+
+async def _decline(receive: Receive, send: Send) -> None:
+    """Close a WebSocket handshake: clients see 403, not a hanging connection."""
+    await receive()
+    await send({"type": "websocket.close", "code": 1008, "reason": "no WebSocket here"})
+
+
+def _in_thread(view: Callable[..., Any], threads: Threads) -> Callable[..., Any]:
+    """Wrap a plain view: it may block, so it leaves the loop, with its context, for a thread."""
+    run = sync_to_async(view, thread_sensitive=False, executor=threads.executor)
+
+    @functools.wraps(view)
+    def call(**kwargs: Any) -> Any:
+        if not switch.inside():
+            return view(**kwargs)
+        with threads.place():
+            return switch.wait(run(**kwargs))
+
+    return call
+
+
+def _taken_from_the_response(
+    status: str, headers: list[tuple[str, str]], exc_info: Any = None, /
+) -> Callable[[bytes], object]:
+    """Stand in for WSGI's start_response, which is never called: the response itself comes back."""
+    raise AssertionError("a WSGI middleware replaced the response")
+
+
+def _as_response(response: Any) -> GatewayResponse:
+    if not isinstance(response, GatewayResponse):
+        raise TypeError("a WSGI middleware replaced the response")
+    return response
+
+
+def environ_of(scope: Scope, exchange: Exchange) -> dict[str, Any]:
+    """Return the WSGI view of a request; the exchange travels along for those who stream."""
+    server = scope.get("server") or ("localhost", 80)
+    client = scope.get("client") or ("", 0)
+    root: str = scope.get("root_path", "")
+    path: str = scope["path"]
+    environ: dict[str, Any] = {
+        "REQUEST_METHOD": scope["method"],
+        "SCRIPT_NAME": root.encode().decode("latin-1"),
+        "PATH_INFO": path.removeprefix(root).encode("utf-8", "surrogateescape").decode("latin-1"),
+        "QUERY_STRING": scope["query_string"].decode("latin-1"),
+        "SERVER_PROTOCOL": f"HTTP/{scope['http_version']}",
+        "SERVER_NAME": server[0],
+        "SERVER_PORT": str(server[1] or 80),
+        "REMOTE_ADDR": client[0],
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": scope.get("scheme", "http"),
+        "wsgi.input": _BodyInput(exchange.body, asyncio.get_running_loop()),
+        "wsgi.input_terminated": True,
+        "wsgi.errors": _ErrorsToLog(),
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": True,
+        "wsgi.run_once": False,
+        EXCHANGE: exchange,
+    }
+    for name, value in scope["headers"]:
+        key = _environ_key(name)
+        text = value.decode("latin-1")
+        environ[key] = f"{environ[key]},{text}" if key in environ else text
+    return environ
+
+
+@functools.lru_cache(maxsize=512)
+def _environ_key(name: bytes) -> str:
+    key = name.decode("latin-1").upper().replace("-", "_")
+    return key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"
+
+
+class _ErrorsToLog(io.TextIOBase):
+    """Takes what WSGI code writes to `wsgi.errors`."""
+
+    def write(self, text: str) -> int:
+        if text.strip():
+            log.error("%s", text.rstrip())
+        return len(text)
+
+
+class _BodyInput(io.RawIOBase):
+    """The request body for code that reads synchronously: hooks, and plain views in their threads."""
+
+    def __init__(self, body: RequestBody, loop: asyncio.AbstractEventLoop) -> None:
+        self._body = body
+        self._loop = loop
+        self._rest = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._rest:
+            self._rest = self._next()
+        taken = min(len(buffer), len(self._rest))
+        buffer[:taken] = self._rest[:taken]
+        self._rest = self._rest[taken:]
+        return taken
+
+    def _next(self) -> bytes:
+        if switch.inside():
+            return switch.wait(self._body.read())
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run_coroutine_threadsafe(self._body.read(), self._loop).result()
+        raise RuntimeError("an async view awaits the body instead of reading it: see backend.context")

@@ -1,0 +1,287 @@
+"""Settings: read once from the environment and `.env`, validated together, frozen."""
+
+import ipaddress
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from dotenv import dotenv_values
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+PREFIX = "GATEWAY_"
+
+
+class SettingsError(Exception):
+    """Every bad setting at once, one line each: name, problem, allowed form; never a secret value."""
+
+
+def _base_url(value: object) -> str:
+    text = str(value).strip().rstrip("/")
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("needs the form http://host:port")
+    if parts.query or parts.fragment or parts.username or parts.password:
+        raise ValueError("carries neither query, fragment nor credentials")
+    _ = parts.port  # raises ValueError for a port that is no port
+    return text
+
+
+def _base_urls(value: object) -> tuple[str, ...]:
+    items = value if isinstance(value, list | tuple) else str(value).split(",")
+    urls = tuple(_base_url(item) for item in items if str(item).strip())
+    if not urls:
+        raise ValueError("needs at least one http://host:port")
+    return urls
+
+
+def _port_range(value: object) -> tuple[int, int]:
+    if isinstance(value, tuple):
+        return value
+    match = re.fullmatch(r"\s*(\d{1,5})(?:\s*-\s*(\d{1,5}))?\s*", str(value))
+    if match is None:
+        raise ValueError("needs the form 8615-8714")
+    first = int(match[1])
+    last = int(match[2] or match[1])
+    if not 1 <= first <= last <= 65535:
+        raise ValueError("needs ports from 1 to 65535, the lower one first")
+    return first, last
+
+
+def _comma_list(value: object) -> tuple[str, ...]:
+    items = value if isinstance(value, list | tuple) else str(value).split(",")
+    return tuple(str(item).strip() for item in items if str(item).strip())
+
+
+BaseUrl = Annotated[str, BeforeValidator(_base_url)]
+BaseUrls = Annotated[tuple[str, ...], BeforeValidator(_base_urls)]
+PortRange = Annotated[tuple[int, int], BeforeValidator(_port_range)]
+CommaList = Annotated[tuple[str, ...], BeforeValidator(_comma_list)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+
+
+class Mount(BaseModel):
+    """One extra pass-through mount of GATEWAY_MOUNTS."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prefix: str
+    upstream: BaseUrl
+    auth: Literal["required", "optional", "none"]
+    methods: tuple[Method, ...] = ("GET",)
+    max_body_mb: Annotated[float, Field(ge=0, le=10_240)] = 100
+    timeout: Seconds = 60
+    cookies: bool = False
+
+    @field_validator("prefix")
+    @classmethod
+    def _plain_path(cls, value: str) -> str:
+        if not re.fullmatch(r"(/[A-Za-z0-9_.~-]+)+", value) or re.search(r"/\.{1,2}(/|$)", value):
+            raise ValueError("needs the form /api/live")
+        return value
+
+
+class Settings(BaseModel):
+    """What the gateway can be told; field names in capitals are the environment's names.
+
+    The comments beside the fields are the manual: `docs/configuration.md` is generated from them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8203, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    workers: int = Field(1, ge=1, le=64, description="Worker processes.")
+    server: Literal["hypercorn", "granian"] = Field("hypercorn", description="ASGI server.")
+
+    avatar_service_url: BaseUrls = Field(
+        ("http://127.0.0.1:8606",), description="Avatar catalogue; several addresses with commas."
+    )
+    avatar_manager_url: BaseUrls = Field(
+        ("http://127.0.0.1:8607",), description="Instance manager; several addresses with commas."
+    )
+    avatar_instance_host: str = Field("127.0.0.1", description="The one host where instances may live.")
+    avatar_instance_ports: PortRange = Field(
+        (8615, 8714), description="Ports where instances may live; nothing else is ever dialled."
+    )
+    llm_url: BaseUrl = Field("http://127.0.0.1:8611", description="Chat model.")
+    rag_url: BaseUrl = Field("http://127.0.0.1:8602", description="Retrieval service.")
+
+    upstream_transport: Literal["reqwest", "httpx"] = Field(
+        "reqwest", description="Client below both doors: `reqwest` (Rust) or `httpx` (httpx's own)."
+    )
+    upstream_http_version: Literal["auto", "1.1", "2"] = Field(
+        "auto", description="`auto` negotiates by ALPN, `2` is prior knowledge on http:// too."
+    )
+    upstream_max_connections: int = Field(1000, ge=1, le=100_000, description="Upstream calls at once.")
+    upstream_max_keepalive: int = Field(200, ge=0, le=100_000, description="Idle connections kept per host.")
+    upstream_keepalive_seconds: Seconds = Field(30.0, description="Life of an idle upstream connection.")
+
+    gateway_mounts: tuple[Mount, ...] = Field(
+        (),
+        description='JSON list of pass-through mounts: {"prefix":"/api/live","upstream":"http://127.0.0.1:8606",'
+        '"auth":"required","methods":["GET","POST"],"max_body_mb":100,"timeout":60}; '
+        "`auth` is required, optional or none.",
+    )
+
+    database_url: SecretStr = Field(
+        SecretStr("sqlite:///instance/gateway.db"), description="SQLAlchemy URL; SQLite and PostgreSQL."
+    )
+    redis_url: SecretStr | None = Field(None, description="Reserved for shared state of several machines.")
+    jwt_secret_key: SecretStr | None = Field(
+        None, description="Signing key, 32 bytes or more; unset: made once under instance/, mode 0600."
+    )
+    cors_origins: CommaList = Field(
+        (), description="Origins that may call from a browser, with commas; unset: same host, any port."
+    )
+    smtp_url: SecretStr | None = Field(None, description="Reserved for verification mail.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level logged.")
+    slow_request_seconds: Seconds = Field(1.0, description="A request this slow is logged.")
+
+    gateway_view_threads: int = Field(
+        16, ge=1, le=512, description="Threads for plain `def` views and database work, each pool."
+    )
+    gateway_pool_wait_seconds: Seconds = Field(
+        5.0, description="Longest wait for a free upstream place before 503."
+    )
+    gateway_pool_waiting: int = Field(
+        5000, ge=0, le=100_000, description="Calls that may wait for an upstream place; more get 503 at once."
+    )
+    gateway_connect_seconds: Seconds = Field(2.0, description="Longest wait for an upstream connection.")
+    gateway_drain_seconds: Seconds = Field(
+        30.0, description="Time that calls in flight get after SIGTERM before they are cut."
+    )
+    gateway_revocation_seconds: Seconds = Field(
+        0.5, description="How old a worker's knowledge of ended sessions may be."
+    )
+    gateway_stale_list_seconds: Seconds = Field(
+        2.0, description="Wait for a fresh avatar list before a stale one is served."
+    )
+    gateway_uvloop: bool = Field(True, description="Use uvloop where it can be imported.")
+    gateway_tls_cert: Path | None = Field(None, description="PEM certificate chain; with the key: HTTPS.")
+    gateway_tls_key: Path | None = Field(None, description="PEM private key.")
+    gateway_instance_dir: Path = Field(
+        Path("instance"), description="Folder of the key and the default database."
+    )
+    gateway_tts_models: Path | None = Field(
+        None, description="JSON file of speech engines that replaces the built-in list."
+    )
+
+    @field_validator("jwt_secret_key")
+    @classmethod
+    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value().encode()) < 32:
+            raise ValueError("needs at least 32 bytes")
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if not re.fullmatch(r"https?://[^/\s?#]+", origin):
+                raise ValueError("needs origins of the form https://host or http://host:port")
+        return value
+
+    @field_validator("gateway_mounts", mode="before")
+    @classmethod
+    def _json_list(cls, value: object) -> object:
+        if isinstance(value, str):
+            try:
+                value = json.loads(value or "[]")
+            except ValueError as exc:
+                raise ValueError("needs a JSON list of objects") from exc
+        return value
+
+    @field_validator("gateway_mounts")
+    @classmethod
+    def _apart(cls, value: tuple[Mount, ...]) -> tuple[Mount, ...]:
+        prefixes = [mount.prefix for mount in value]
+        if len(set(prefixes)) != len(prefixes):
+            raise ValueError("needs a different prefix for each mount")
+        return value
+
+    @model_validator(mode="after")
+    def _both_or_neither(self) -> Self:
+        if (self.gateway_tls_cert is None) != (self.gateway_tls_key is None):
+            raise ValueError("GATEWAY_TLS_CERT and GATEWAY_TLS_KEY: needs both or neither")
+        return self
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach the listening address."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def _known_names() -> dict[str, str]:
+    return {field.upper(): field for field in Settings.model_fields}
+
+
+def _allowed_form(name: str) -> str:
+    field = Settings.model_fields.get(_known_names().get(name, ""))
+    if field is None:
+        return ""
+    default = field.get_default()
+    shown = "unset" if default in (None, ()) or isinstance(default, SecretStr) else default
+    return f" ({field.description} Default: {shown})"
+
+
+def _explain(error: ValidationError) -> list[str]:
+    lines = []
+    for item in error.errors(include_input=False, include_url=False):
+        where = [str(part) for part in item["loc"]]
+        name = where[0].upper() if where else ""
+        inside = f" [{'.'.join(where[1:])}]" if len(where) > 1 else ""
+        problem = item["msg"].removeprefix("Value error, ")
+        lines.append(f"{name}{inside}: {problem}{_allowed_form(name)}" if name else problem)
+    return lines
+
+
+def export(values: Mapping[str, str]) -> None:
+    """Set settings for this process and the ones it starts, as if they came from the environment."""
+    os.environ.update(values)
+
+
+def load(
+    environ: Mapping[str, str] | None = None, env_file: Path | None = Path(".env"), **over: Any
+) -> Settings:
+    """Read the settings; `over` (command-line options) wins over the environment, which wins over the file.
+
+    Raises SettingsError naming every bad or unknown key at once.
+    """
+    merged: dict[str, str] = {}
+    if env_file is not None and env_file.is_file():
+        merged |= {key: value for key, value in dotenv_values(env_file).items() if value is not None}
+    merged |= dict(os.environ if environ is None else environ)
+    known = _known_names()
+    values: dict[str, Any] = {known[key]: text for key, text in merged.items() if key in known and text != ""}
+    values |= {key: value for key, value in over.items() if value is not None}
+    problems = [
+        f"{key}: unknown setting (known: {', '.join(n for n in known if n.startswith(PREFIX))})"
+        for key in sorted(merged)
+        if key.startswith(PREFIX) and key not in known
+    ]
+    try:
+        settings = Settings(**values)
+    except ValidationError as error:
+        raise SettingsError("\n".join(problems + _explain(error))) from None
+    if problems:
+        raise SettingsError("\n".join(problems))
+    return settings

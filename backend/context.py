@@ -1,0 +1,177 @@
+"""What a view may reach: the gateway's services, the request as it arrived, and who is asking."""
+
+import json
+import os
+from dataclasses import dataclass
+from typing import Any, cast
+
+from flask import current_app, request
+
+from backend.config import Settings
+from backend.errors import BadRequest, NotAllowed, NotAuthenticated
+from backend.exchange import Exchange
+from backend.responses import EXCHANGE
+from backend.services.accounts import Accounts
+from backend.services.catalogue import Catalogue
+from backend.services.database import Database
+from backend.services.forwarding import MEGABYTE, Forwarder, Inbound
+from backend.services.headers import Origin, first, request_id_or_none
+from backend.services.http_client import HttpClient
+from backend.services.instances import Instances
+from backend.services.multipart import small_form
+from backend.services.passwords import Passwords
+from backend.services.readiness import Readiness
+from backend.services.signalling import Signalling
+from backend.services.speech import Models
+from backend.services.streams import ByteStream, check_length, read_whole
+from backend.services.tokens import Principal, Tokens
+from backend.wsgi import WsgiBody, raw_headers, raw_target
+
+EXTENSION = "gateway"
+_INBOUND = "gateway.inbound"
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """Everything that one process serves with; made once, opened and closed by the lifespan."""
+
+    settings: Settings
+    database: Database
+    passwords: Passwords
+    accounts: Accounts
+    tokens: Tokens
+    client: HttpClient
+    forwarder: Forwarder
+    catalogue: Catalogue
+    instances: Instances
+    signalling: Signalling
+    speech: Models
+    readiness: Readiness
+
+
+def gateway() -> Gateway:
+    return cast(Gateway, current_app.extensions[EXTENSION])
+
+
+def inbound() -> Inbound:
+    """Return the present request as it reached the gateway; made once a request."""
+    environ = request.environ
+    known = environ.get(_INBOUND)
+    if known is None:
+        exchange = environ.get(EXCHANGE)
+        known = environ[_INBOUND] = _of_wsgi(environ) if exchange is None else _of_exchange(exchange)
+    return cast(Inbound, known)
+
+
+def _of_exchange(exchange: Exchange) -> Inbound:
+    scope = exchange.scope
+    headers = scope["headers"]
+    return Inbound(
+        method=scope["method"],
+        path=scope["raw_path"],
+        query=scope["query_string"],
+        headers=headers,
+        body=exchange.body if _has_body(headers, scope["http_version"], scope["method"]) else None,
+        origin=Origin(
+            address=(scope.get("client") or ("unknown",))[0],
+            scheme=scope.get("scheme", "http"),
+            host=first(headers, b"host") or b"",
+            http_version=scope["http_version"],
+            request_id=request_id_or_none(first(headers, b"x-request-id")) or _new_request_id(),
+        ),
+    )
+
+
+def _of_wsgi(environ: dict[str, Any]) -> Inbound:
+    headers = raw_headers(environ)
+    path, query = raw_target(environ)
+    version = environ.get("SERVER_PROTOCOL", "HTTP/1.1").partition("/")[2]
+    return Inbound(
+        method=environ["REQUEST_METHOD"],
+        path=path,
+        query=query,
+        headers=headers,
+        body=WsgiBody(environ) if _has_body(headers, "1.1", environ["REQUEST_METHOD"]) else None,
+        origin=Origin(
+            address=environ.get("REMOTE_ADDR", "unknown"),
+            scheme=environ.get("wsgi.url_scheme", "http"),
+            host=first(headers, b"host") or b"",
+            http_version=version,
+            request_id=request_id_or_none(first(headers, b"x-request-id")) or _new_request_id(),
+        ),
+    )
+
+
+def _has_body(headers: Any, http_version: str, method: str) -> bool:
+    """RFC 9112 section 6.3; over HTTP/2 a body needs no header, so methods that carry none decide."""
+    length = first(headers, b"content-length")
+    if length is not None:
+        return length != b"0" or method in ("POST", "PUT", "PATCH")
+    if http_version.startswith("1"):
+        return first(headers, b"transfer-encoding") is not None
+    return method not in ("GET", "HEAD", "OPTIONS", "DELETE")
+
+
+def _new_request_id() -> str:
+    return os.urandom(16).hex()
+
+
+def bearer() -> str | None:
+    """Return the caller's token, or None when there is none."""
+    value = first(inbound().headers, b"authorization")
+    if value is None:
+        return None
+    scheme, _, token = value.decode("latin-1").strip().partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise NotAuthenticated
+    return token.strip()
+
+
+async def caller() -> Principal:
+    """Return who is asking. Raises NotAuthenticated."""
+    token = bearer()
+    if token is None:
+        raise NotAuthenticated
+    return await gateway().tokens.verify(token)
+
+
+async def tutor() -> Principal:
+    """Return the asking tutor. Raises NotAuthenticated and NotAllowed."""
+    principal = await caller()
+    if not principal.is_tutor:
+        raise NotAllowed("Only tutors may do this.")
+    return principal
+
+
+def body(limit: int) -> ByteStream | None:
+    """Return the request body after a look at its declared length. Raises TooLarge."""
+    arriving = inbound()
+    check_length(arriving.content_length, limit)
+    return arriving.body
+
+
+async def json_fields() -> dict[str, Any]:
+    """Read a JSON object of at most a megabyte. Raises BadRequest and TooLarge."""
+    stream = body(MEGABYTE)
+    content = b"" if stream is None else await read_whole(stream, MEGABYTE)
+    try:
+        fields = json.loads(content)
+    except (ValueError, RecursionError) as exc:
+        raise BadRequest("Please send JSON.") from exc
+    if not isinstance(fields, dict):
+        raise BadRequest("Please send a JSON object.")
+    return fields
+
+
+def text_field(fields: dict[str, Any], name: str) -> str:
+    """Return a text field that must be there. Raises BadRequest that names it."""
+    value = fields.get(name)
+    if not isinstance(value, str) or not value:
+        raise BadRequest(f"{name} is missing." if value in (None, "") else f"{name} needs to be text.")
+    return value
+
+
+async def form_field(name: str) -> str | None:
+    """Read one field of a small form, urlencoded or multipart."""
+    content_type = first(inbound().headers, b"content-type") or b""
+    return (await small_form(body(MEGABYTE), content_type)).get(name)

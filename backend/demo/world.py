@@ -1,0 +1,121 @@
+"""The whole demo world, opened and closed as one."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Self
+
+from backend.demo.answers import Answer, Headers, as_detail, as_json
+from backend.demo.catalogue import Catalogue
+from backend.demo.control import Control
+from backend.demo.faults import SERVICES, Switchboard
+from backend.demo.manager import Manager
+from backend.demo.service import Latency, Ledger, Routes, Service
+from backend.demo.settings import Settings
+from backend.demo.wire import Listener
+
+_HTML: Headers = ((b"content-type", b"text/html; charset=utf-8"),)
+_TEXT: Headers = ((b"content-type", b"text/plain; charset=utf-8"),)
+
+# What each real framework says about a route it does not have.
+MISSING: dict[str, Answer] = {
+    "catalogue": as_detail("Not Found", 404),
+    "manager": Answer(404, _HTML, b"<!doctype html>\n<title>404 Not Found</title>\n<h1>Not Found</h1>\n"),
+    "instance": Answer(404, _TEXT, b"404: Not Found"),
+    "control": as_json({"detail": "Not Found"}, 404),
+}
+
+# What each real framework adds, and a gateway must not let through.
+HEADERS: dict[str, Headers] = {
+    "catalogue": ((b"server", b"uvicorn"),),
+    "manager": ((b"server", b"Werkzeug/3.0.1 Python/3.10.12"),),
+    "instance": (
+        (b"server", b"Python/3.10 aiohttp/3.9.5"),
+        (b"access-control-allow-origin", b"*"),
+        (b"access-control-allow-credentials", b"true"),
+    ),
+    "control": (),
+}
+
+
+class PortTaken(Exception):
+    """A port of the world cannot be opened; the text names it and the argument that sets it."""
+
+    def __init__(self, port: int, flag: str, reason: OSError) -> None:
+        super().__init__(f"cannot open port {port} ({reason.strerror}); choose another with {flag}")
+
+
+class World:
+    """Catalogue, manager, instances and control, listening from `async with` to its end."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = settings or Settings()
+        self.latency = Latency(self.settings.latency_seconds)
+        switchboard = Switchboard()
+        host = self.settings.host
+        self._services = {
+            name: Service(name, host, switchboard, MISSING[name], HEADERS[name])
+            for name in (*SERVICES, "control")
+        }
+        played = {name: self._services[name] for name in SERVICES}
+        self._catalogue = Catalogue(self.latency, self.settings.list_form)
+        self._manager = Manager(self.settings, self.latency, self._services["instance"])
+        self.control = Control(switchboard, played, self._catalogue, self.latency)
+
+        self._at: dict[str, Listener] = {}
+
+    def __repr__(self) -> str:
+        return f"<World {self._manager!r} {[*self._services.values()]}>"
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            for service in self._services.values():
+                stack.push_async_callback(service.close)
+            stack.push_async_callback(self._manager.close)
+            for name, port, routes in self._doors():
+                self._at[name] = await self._open(name, port, routes)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    @property
+    def catalogue_url(self) -> str:
+        return self._at["catalogue"].url
+
+    @property
+    def manager_url(self) -> str:
+        return self._at["manager"].url
+
+    @property
+    def control_url(self) -> str:
+        return self._at["control"].url
+
+    def ledger(self, service: str) -> Ledger:
+        """The counted calls of `catalogue`, `manager` or `instance`."""
+        return self._services[service].ledger
+
+    def ready(self) -> dict[str, object]:
+        """What a parent process needs to know."""
+        return {
+            "ready": True,
+            **{name: listener.url for name, listener in self._at.items()},
+            "instance_ports": str(self.settings.instance_ports),
+        }
+
+    def _doors(self) -> tuple[tuple[str, int, Routes], ...]:
+        return (
+            ("catalogue", self.settings.catalogue_port, self._catalogue.routes()),
+            ("manager", self.settings.manager_port, self._manager.routes()),
+            ("control", self.settings.control_port, self.control.routes()),
+        )
+
+    async def _open(self, name: str, port: int, routes: Routes) -> Listener:
+        try:
+            return await self._services[name].open(port, routes)
+        except OSError as error:
+            raise PortTaken(port, f"--{name}-port", error) from error

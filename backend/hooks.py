@@ -1,0 +1,84 @@
+"""What happens around every view: refusing bad targets, answering preflights, drawing errors."""
+
+import logging
+
+from flask import Flask, Response
+from werkzeug.exceptions import HTTPException
+
+from backend.context import inbound
+from backend.cors import Cors, is_preflight
+from backend.errors import (
+    BadRequest,
+    GatewayError,
+    InternalError,
+    MethodNotAllowed,
+    NotFound,
+    TooLarge,
+    UnsupportedMedia,
+)
+from backend.responses import GatewayResponse, answer
+from backend.services.headers import check_target
+
+log = logging.getLogger("gateway")
+
+_BY_STATUS: dict[int, type[GatewayError]] = {
+    400: BadRequest,
+    404: NotFound,
+    405: MethodNotAllowed,
+    413: TooLarge,
+    415: UnsupportedMedia,
+}
+
+
+def register(app: Flask, cors: Cors) -> None:
+    @app.before_request
+    def check() -> GatewayResponse | None:
+        request = inbound()
+        check_target(request.path, request.query)
+        if is_preflight(request.method, request.headers):
+            response = GatewayResponse(status=204)
+            for name, value in cors.preflight(request.headers):
+                response.put(name, value)
+            return response
+        return None
+
+    @app.after_request
+    def finish(response: Response) -> Response:
+        if isinstance(response, GatewayResponse):
+            request = inbound()
+            response.put(b"x-request-id", request.origin.request_id.encode("ascii"))
+            for name, value in cors.headers(request.headers):
+                response.put(name, value)
+        return response
+
+    app.register_error_handler(Exception, draw)
+
+
+def draw(error: Exception) -> GatewayResponse:
+    """Return the JSON answer for an error; nothing internal is in it."""
+    shown = _meaning(error)
+    response = answer(
+        {
+            "msg": shown.msg,
+            "code": shown.code,
+            "request_id": inbound().origin.request_id,
+            "retryable": shown.retryable,
+        },
+        shown.status,
+    )
+    if shown.retry_after_seconds is not None:
+        response.put(b"retry-after", str(shown.retry_after_seconds).encode("ascii"))
+    if isinstance(error, HTTPException):
+        for name, value in error.get_headers():
+            if name == "Allow":
+                response.put(b"allow", value.encode("ascii"))
+    return response
+
+
+def _meaning(error: Exception) -> GatewayError:
+    if isinstance(error, GatewayError):
+        return error
+    if isinstance(error, HTTPException):
+        return _BY_STATUS.get(error.code or 500, InternalError)()
+    log.error("a view failed", exc_info=error)
+    return InternalError()

@@ -1,0 +1,25 @@
+"""Which avatar instance each user is on."""
+
+from datetime import datetime
+
+from sqlalchemy import ForeignKey, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from backend.models.base import Base, UtcDateTime, utc_now
+
+
+class AvatarSession(Base):
+    """The instance that a user's last start led to; one row a user, gone when the user lets go of it."""
+
+    __tablename__ = "avatar_session"
+
+    user_id: Mapped[int] = mapped_column(
+        ForeignKey("user.id", ondelete="CASCADE"), primary_key=True, autoincrement=False
+    )
+    avatar: Mapped[str] = mapped_column(String(64))
+    instance_id: Mapped[str] = mapped_column(String(160))
+    port: Mapped[int]
+    started_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+
+    def __repr__(self) -> str:
+        return f"<AvatarSession user {self.user_id} on {self.instance_id} port {self.port}>"

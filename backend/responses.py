@@ -1,0 +1,81 @@
+"""Responses that the bridge can send without taking them apart."""
+
+import json
+from typing import Any
+
+from flask import Response
+from werkzeug.datastructures import Headers
+from werkzeug.http import HTTP_STATUS_CODES
+
+from backend.services.forwarding import Forwarded
+from backend.services.headers import Pair
+from backend.services.streams import ByteStream
+
+# Where the bridge leaves its exchange; a plain WSGI server leaves nothing there.
+EXCHANGE = "gateway.exchange"
+
+
+class GatewayResponse(Response):
+    """Flask's response, handed over as it is when the bridge serves it."""
+
+    def __call__(self, environ: Any, start_response: Any) -> Any:
+        if EXCHANGE in environ:
+            return self
+        return super().__call__(environ, start_response)
+
+    def put(self, name: bytes, value: bytes) -> None:
+        """Set a header that the gateway owns; hooks use this one way for every kind of response."""
+        self.headers[name.decode("ascii")] = value.decode("latin-1")
+
+    def raw_headers(self, environ: Any) -> list[Pair]:
+        """Return the header lines to send, names in lower case."""
+        headers = self.get_wsgi_headers(environ)
+        return [(n.lower().encode("latin-1"), v.encode("latin-1")) for n, v in headers.items()]
+
+
+class StreamedResponse(GatewayResponse):
+    """A body that is still arriving, with header lines that nobody needs to parse.
+
+    werkzeug's headers are built only when a hook asks for them.
+    """
+
+    def __init__(self, status: int, headers: list[Pair], body: ByteStream) -> None:
+        self._status_code = status
+        self._status = f"{status} {HTTP_STATUS_CODES.get(status, 'Unknown').upper()}"
+        self._on_close = []
+        self.response = ()
+        self.direct_passthrough = True
+        self.body = body
+        self._raw: list[Pair] | None = headers
+        self._parsed: Headers | None = None
+
+    @property
+    def headers(self) -> Headers:  # type: ignore[override]
+        if self._parsed is None:
+            raw = self._raw or []
+            self._parsed = Headers([(n.decode("latin-1"), v.decode("latin-1")) for n, v in raw])
+            self._raw = None
+        return self._parsed
+
+    def put(self, name: bytes, value: bytes) -> None:
+        if self._raw is None:
+            super().put(name, value)
+        else:
+            self._raw = [pair for pair in self._raw if pair[0] != name]
+            self._raw.append((name, value))
+
+    def raw_headers(self, environ: Any) -> list[Pair]:
+        if self._raw is not None:
+            return self._raw
+        return [(n.lower().encode("latin-1"), v.encode("latin-1")) for n, v in self.headers.items()]
+
+
+def relayed(forwarded: Forwarded) -> StreamedResponse:
+    """Return an upstream's answer to the client as it arrives."""
+    return StreamedResponse(forwarded.status, forwarded.headers, forwarded.body)
+
+
+def answer(content: Any, status: int = 200) -> GatewayResponse:
+    """Return a JSON answer."""
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+    return GatewayResponse(text, status=status, mimetype="application/json")

@@ -1,0 +1,1 @@
+"""The north side: one blueprint a noun; views read as sentences."""

@@ -1,0 +1,133 @@
+"""Accounts: who may sign in, and how one is made."""
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from backend.errors import BadRequest, Conflict, NotAuthenticated
+from backend.models.user import BANNED, EMAIL_CHARACTERS, ROLES, User
+from backend.services.database import Database
+from backend.services.passwords import Passwords
+
+LEAST_PASSWORD_CHARACTERS = 8
+WRONG = "Wrong email or password."
+
+
+@dataclass(frozen=True)
+class Account:
+    id: int
+    email: str
+    role: str
+
+
+@dataclass(frozen=True)
+class _Stored:
+    account: Account
+    password_hash: str
+    banned: bool
+
+
+class Accounts:
+    """The people of this gateway."""
+
+    def __init__(
+        self, database: Database, passwords: Passwords, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._database = database
+        self._passwords = passwords
+        self._clock = clock
+
+    async def authenticate(self, email: str, password: str) -> Account:
+        """The account that these credentials open; its `last_login` becomes now.
+
+        Raises NotAuthenticated, with one sentence for an unknown e-mail, a wrong password and a banned user.
+        """
+        stored = await self._stored(email)
+        fits = await self._passwords.verify(stored.password_hash if stored else None, password)
+        if stored is None or not fits or stored.banned:
+            raise NotAuthenticated(WRONG)
+        changes: dict[str, Any] = {"last_login": datetime.fromtimestamp(self._clock(), UTC)}
+        if self._passwords.needs_rehash(stored.password_hash):
+            changes["password_hash"] = await self._passwords.hash(password)
+        # A password changed meanwhile wins: the row then no longer matches.
+        seen = User.id == stored.account.id, User.password_hash == stored.password_hash
+        touched = await self._database.run(
+            lambda session: session.execute(
+                update(User).where(*seen, User.status != BANNED).values(changes).returning(User.id)
+            ).scalar()
+        )
+        if touched is None:
+            raise NotAuthenticated(WRONG)
+        return stored.account
+
+    async def create(self, email: str, password: str, role: str) -> Account:
+        """Make an account; raises BadRequest for what is malformed, Conflict for a known e-mail."""
+        email = _checked(email, password, role)
+        password_hash = await self._passwords.hash(password)
+        try:
+            return await self._database.run(lambda session: _insert(session, email, password_hash, role))
+        except Conflict as exc:
+            raise _exists(email) from exc
+
+    def create_now(self, email: str, password: str, role: str) -> Account:
+        """`create` in the calling thread: for the command line, never for the event loop."""
+        email = _checked(email, password, role)
+        password_hash = self._passwords.hash_now(password)
+        try:
+            with self._database.transaction() as session:
+                return _insert(session, email, password_hash, role)
+        except Conflict as exc:
+            raise _exists(email) from exc
+
+    async def _stored(self, email: str) -> _Stored | None:
+        email = normalised(email)
+        if not _plausible(email):
+            return None
+        user = await self._database.run(lambda session: session.scalar(select(User).filter_by(email=email)))
+        if user is None:
+            return None
+        return _Stored(_account(user), user.password_hash, user.status == BANNED)
+
+
+def normalised(email: str) -> str:
+    """The one spelling under which an e-mail is stored and looked for."""
+    return email.strip().casefold()
+
+
+def _checked(email: str, password: str, role: str) -> str:
+    email = normalised(email)
+    if not _plausible(email):
+        raise BadRequest(
+            f"An e-mail has the form name@place.example and at most {EMAIL_CHARACTERS} characters."
+        )
+    if role not in ROLES:
+        raise BadRequest(f"A role is one of: {', '.join(ROLES)}.")
+    if len(password) < LEAST_PASSWORD_CHARACTERS:
+        raise BadRequest(f"A password has at least {LEAST_PASSWORD_CHARACTERS} characters.")
+    return email
+
+
+def _plausible(email: str) -> bool:
+    form = re.fullmatch(r"[^@\s]+@[^@\s.]+(\.[^@\s.]+)+", email)
+    return form is not None and len(email) <= EMAIL_CHARACTERS and email.isprintable()
+
+
+def _insert(session: Session, email: str, password_hash: str, role: str) -> Account:
+    user = User(email=email, password_hash=password_hash, role=role)
+    session.add(user)
+    session.flush()
+    return _account(user)
+
+
+def _account(user: User) -> Account:
+    return Account(user.id, user.email, user.role)
+
+
+def _exists(email: str) -> Conflict:
+    return Conflict(f"There is an account for {email} already.")

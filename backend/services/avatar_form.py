@@ -1,0 +1,215 @@
+"""The form that makes a new avatar, checked while it passes: no file is ever held."""
+
+import re
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from backend.errors import BadRequest, GatewayError, TooLarge, UnsupportedMedia
+from backend.services.multipart import (
+    FIELD_BYTES,
+    Event,
+    MultipartReader,
+    PartBegan,
+    PartBytes,
+    PartEnded,
+    boundary_of,
+)
+from backend.services.names import avatar_name
+from backend.services.streams import ByteStream
+
+MEGABYTE = 1 << 20
+# Both files at their limits, and room for the fields around them.
+FORM_BYTES = 160 * MEGABYTE
+# So much of a file tells what it is.
+SNIFF_BYTES = 12
+
+
+@dataclass(frozen=True, slots=True)
+class FileKind:
+    suffixes: tuple[str, ...]
+    most_bytes: int
+    looks_right: Callable[[bytes], bool]
+    spoken: str
+
+
+def _is_video(head: bytes) -> bool:
+    quicktime = head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"wide", b"skip")
+    avi = head[:4] == b"RIFF" and head[8:12] == b"AVI "
+    return quicktime or avi or head[:4] == b"\x1a\x45\xdf\xa3"
+
+
+def _is_wave(head: bytes) -> bool:
+    return head[:4] == b"RIFF" and head[8:12] == b"WAVE"
+
+
+FILES: Mapping[str, FileKind] = {
+    "prompt_face": FileKind((".mp4", ".avi", ".mov", ".mkv"), 100 * MEGABYTE, _is_video, "a video"),
+    "prompt_voice": FileKind((".wav",), 50 * MEGABYTE, _is_wave, "a WAV recording"),
+}
+
+
+def _flag(value: str, field: str) -> str:
+    if value not in ("true", "false", "null", ""):
+        raise BadRequest(f"{field} needs to be true or false.")
+    return "true" if value == "true" else "false"
+
+
+def _model(value: str, field: str) -> str:
+    if value not in ("MuseTalk", "Wav2Lip", "SyncNet", ""):
+        raise BadRequest(f"{field} needs to be MuseTalk, Wav2Lip or SyncNet.")
+    return value
+
+
+# Fields with a rule of their own; all others pass as they are.
+FIELDS: Mapping[str, Callable[[str, str], str]] = {
+    "name": avatar_name,
+    "avatar_blur": _flag,
+    "support_clone": _flag,
+    "avatar_model": _model,
+}
+
+
+class AvatarForm:
+    """Reads the caller's form and yields the one for the service, part by part, as a ByteStream.
+
+    The closing boundary is only sent when everything was right, so a form that turns out wrong midway
+    never looks whole to the service. `failure` keeps the reason.
+    """
+
+    def __init__(self, body: ByteStream, boundary: bytes) -> None:
+        self._body = body
+        self._reader = MultipartReader(boundary)
+        self._boundary = secrets.token_hex(16).encode("ascii")
+        self._out = bytearray()
+        self._done = False
+        self._missing = {"name", "prompt_face"}
+        self._seen: set[str] = set()
+        self._part = PartBegan("", None, "")
+        self._text = bytearray()
+        self._file: FileKind | None = None
+        self._size = 0
+        self._opened = False
+        self.failure: GatewayError | None = None
+
+    @classmethod
+    async def begin(cls, body: ByteStream | None, content_type: bytes) -> "AvatarForm":
+        """Read and check the first of the form, before anything is sent on."""
+        boundary = boundary_of(content_type)
+        if boundary is None:
+            raise UnsupportedMedia("Please send a multipart form.")
+        if body is None:
+            raise BadRequest("The form is empty.")
+        form = cls(body, boundary)
+        form._out += await form.read()
+        return form
+
+    @property
+    def content_type(self) -> bytes:
+        return b"multipart/form-data; boundary=" + self._boundary
+
+    async def read(self) -> bytes:
+        try:
+            while not self._out and not self._done:
+                if chunk := await self._body.read():
+                    for event in self._reader.feed(chunk):
+                        self._take(event)
+                else:
+                    self._finish()
+        except GatewayError as error:
+            self.failure = error
+            raise
+        out = bytes(self._out)
+        self._out.clear()
+        return out
+
+    async def aclose(self) -> None:
+        await self._body.aclose()
+
+    def _finish(self) -> None:
+        self._reader.finish()
+        if self._missing:
+            raise BadRequest(f"{' and '.join(sorted(self._missing))}: missing from the form.")
+        self._out += b"--" + self._boundary + b"--\r\n"
+        self._done = True
+
+    def _take(self, event: Event) -> None:
+        match event:
+            case PartBegan():
+                self._begin(event)
+            case PartBytes() if self._file is not None:
+                self._file_bytes(self._file, event.content)
+            case PartBytes():
+                self._text += event.content
+                if len(self._text) > FIELD_BYTES:
+                    raise TooLarge(f"{self._part.name}: this field is too long.")
+            case PartEnded():
+                self._end()
+
+    def _begin(self, part: PartBegan) -> None:
+        if part.name in self._seen:
+            raise BadRequest(f"{part.name} is in the form twice.")
+        self._seen.add(part.name)
+        self._part, self._size, self._opened = part, 0, False
+        self._text = bytearray()
+        self._file = None if part.filename is None else FILES.get(part.name)
+        if part.filename is not None and self._file is None:
+            raise UnsupportedMedia(f"{part.name}: a file is not expected here.")
+
+    def _file_bytes(self, kind: FileKind, content: bytes) -> None:
+        name = self._part.name
+        self._size += len(content)
+        if self._size > kind.most_bytes:
+            raise TooLarge(f"{name}: the file is larger than {kind.most_bytes // MEGABYTE} MB.")
+        if self._opened:
+            self._out += content
+            return
+        self._text += content
+        if len(self._text) >= SNIFF_BYTES:
+            self._open_file(kind)
+
+    def _open_file(self, kind: FileKind) -> None:
+        name, filename = self._part.name, _plain(self._part.filename or "")
+        suffix = "." + filename.rpartition(".")[2].lower()
+        if suffix not in kind.suffixes or not kind.looks_right(bytes(self._text)):
+            raise UnsupportedMedia(f"{name} needs to be {kind.spoken} ({', '.join(kind.suffixes)}).")
+        self._opened = True
+        self._missing.discard(name)
+        self._head(f'name="{name}"; filename="{filename}"', "application/octet-stream")
+        self._out += self._text
+        self._text.clear()
+
+    def _end(self) -> None:
+        name = self._part.name
+        if self._file is None:
+            self._end_text(name)
+        elif self._text:
+            raise UnsupportedMedia(f"{name} is too short to be {self._file.spoken}.")
+        elif self._size:
+            self._out += b"\r\n"
+
+    def _end_text(self, name: str) -> None:
+        try:
+            value = self._text.decode("utf-8")
+        except UnicodeDecodeError as exc:
+            raise BadRequest(f"{name} is not UTF-8.") from exc
+        if name in FILES:
+            # The frontend sends an empty text field where no file was chosen.
+            if value:
+                raise BadRequest(f"{name} needs to be a file.")
+            self._seen.discard(name)
+            return
+        value = FIELDS[name](value, name) if name in FIELDS else value
+        self._missing.discard(name)
+        self._head(f'name="{_plain(name)}"', None)
+        self._out += value.encode("utf-8") + b"\r\n"
+
+    def _head(self, disposition: str, content_type: str | None) -> None:
+        kind = f"Content-Type: {content_type}\r\n" if content_type else ""
+        lines = f"\r\nContent-Disposition: form-data; {disposition}\r\n{kind}\r\n"
+        self._out += b"--" + self._boundary + lines.encode("utf-8")
+
+
+def _plain(name: str) -> str:
+    """Return a file or field name without directories, quotes and control characters."""
+    return re.sub(r'[\x00-\x1f\x7f"\\;]', "_", re.split(r"[\\/]", name)[-1])[-120:]

@@ -1,0 +1,167 @@
+"""Avatar instances: starting one for a user, finding it again, letting go of it."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from backend.errors import Conflict, GatewayError, UpstreamGarbage
+from backend.models import AvatarSession
+from backend.services.database import Database
+from backend.services.dialects import MANAGER_BY_STATUS, json_object
+from backend.services.forwarding import Forwarder, Upstream
+from backend.services.policies import Timeouts
+
+log = logging.getLogger("gateway.instances")
+
+# A cold start loads a model onto a GPU, behind one lock for everybody: a minute, sometimes two.
+START_TIMEOUTS = Timeouts(first_byte=120, idle=10, total=130)
+RELEASE_TIMEOUTS = Timeouts(first_byte=15, idle=5, total=20)
+INFO_TIMEOUTS = Timeouts(first_byte=3, idle=3, total=5)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a user's avatar runs."""
+
+    avatar: str
+    instance_id: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """The one host and the ports where instances may live: nothing else is ever dialled."""
+
+    host: str
+    first: int
+    last: int
+
+    def upstream(self, port: int) -> Upstream:
+        """Return the instance at a port. Raises UpstreamGarbage outside the range."""
+        if not self.first <= port <= self.last:
+            raise UpstreamGarbage("The avatar manager named a place where no avatar may live.")
+        return Upstream.at("instance", f"http://{self.host}:{port}")
+
+
+class Instances:
+    """Asks the manager for instances and remembers in the database which user is on which."""
+
+    def __init__(self, forwarder: Forwarder, manager: Upstream, database: Database, ports: Ports) -> None:
+        self._forwarder = forwarder
+        self._manager = manager
+        self._database = database
+        self._ports = ports
+
+    async def start(self, user_id: int, avatar: str) -> dict[str, Any]:
+        """Ensure that the user is on a running instance of `avatar`; a former other one is let go of.
+
+        Raises UpstreamBusy when the manager has no place.
+        """
+        before = await self._place(user_id)
+        if before is not None and before.avatar == avatar:
+            running = await self._running(before)
+            if running is not None:
+                return _started(running, before, is_new=False)
+        request = {"avatar_id": f"{avatar}_user_{user_id}", "avatar_name": avatar}
+        info = await self._ask("/avatar/start", request, START_TIMEOUTS)
+        place = self._checked(info, avatar)
+        await self._database.run(_remember(user_id, place))
+        if before is not None and before.instance_id != place.instance_id:
+            await self._let_go(before)
+        return _started(info, place, is_new=info.get("connections") == 1)
+
+    async def release(self, user_id: int) -> bool:
+        """Let go of the user's instance; tell whether there was one."""
+        place = await self._database.run(_forget(user_id))
+        if place is None:
+            return False
+        await self._let_go(place)
+        return True
+
+    async def upstream_of(self, user_id: int) -> Upstream:
+        """Return the user's own instance. Raises Conflict when the user has started none."""
+        place = await self._place(user_id)
+        if place is None:
+            raise Conflict("You have no running avatar. Please start one first.")
+        return self._ports.upstream(place.port)
+
+    async def _place(self, user_id: int) -> Place | None:
+        return await self._database.run(lambda session: _found(session, user_id))
+
+    async def _running(self, place: Place) -> dict[str, Any] | None:
+        """Ask the manager whether an instance still is what and where it was; None when in doubt."""
+        try:
+            path = f"/avatar/info/{place.instance_id.replace(' ', '%20')}"
+            answer = await self._forwarder.ask("GET", self._manager, path, INFO_TIMEOUTS)
+            info = _data(json_object(answer.status, answer.content))
+        except GatewayError:
+            return None
+        same = info.get("port") == place.port and info.get("real_avatar_name") == place.avatar
+        return info if same and info.get("running") else None
+
+    async def _let_go(self, place: Place) -> None:
+        try:
+            await self._ask("/avatar/disconnect", {"avatar_id": place.instance_id}, RELEASE_TIMEOUTS)
+        except GatewayError as error:
+            # The user has no further use for it; the manager's own reaper takes it in the end.
+            log.warning("manager did not release an instance: %s", error.code)
+
+    async def _ask(self, path: str, request: dict[str, str], timeouts: Timeouts) -> dict[str, Any]:
+        answer = await self._forwarder.ask("POST", self._manager, path, timeouts, request)
+        return _data(json_object(answer.status, answer.content, MANAGER_BY_STATUS))
+
+    def _checked(self, info: dict[str, Any], avatar: str) -> Place:
+        port, instance_id = info.get("port"), info.get("avatar_id")
+        if not isinstance(port, int) or not isinstance(instance_id, str) or not 0 < len(instance_id) <= 160:
+            raise UpstreamGarbage("The avatar manager did not say where the avatar runs.")
+        self._ports.upstream(port)
+        return Place(avatar, instance_id, port)
+
+
+def _data(envelope: dict[str, Any]) -> dict[str, Any]:
+    data = envelope.get("data")
+    return data if isinstance(data, dict) else {}
+
+
+def _started(info: dict[str, Any], place: Place, *, is_new: bool) -> dict[str, Any]:
+    return {
+        "status": "success",
+        "avatar_id": place.instance_id,
+        "port": place.port,
+        # The gateway's own address: where an instance really lives is nobody's business.
+        "webrtc_url": "/api/webrtc",
+        "gpu": info.get("gpu"),
+        "connections": info.get("connections", 1),
+        "is_new_instance": is_new,
+        "message": f"{place.avatar} is ready.",
+    }
+
+
+def _found(session: Session, user_id: int) -> Place | None:
+    row = session.get(AvatarSession, user_id)
+    return None if row is None else Place(row.avatar, row.instance_id, row.port)
+
+
+def _remember(user_id: int, place: Place) -> Callable[[Session], None]:
+    def work(session: Session) -> None:
+        session.merge(
+            AvatarSession(
+                user_id=user_id, avatar=place.avatar, instance_id=place.instance_id, port=place.port
+            )
+        )
+
+    return work
+
+
+def _forget(user_id: int) -> Callable[[Session], Place | None]:
+    def work(session: Session) -> Place | None:
+        row = session.get(AvatarSession, user_id)
+        if row is None:
+            return None
+        session.delete(row)
+        return Place(row.avatar, row.instance_id, row.port)
+
+    return work

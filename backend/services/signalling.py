@@ -1,0 +1,44 @@
+"""WebRTC signalling: the few calls that a user may make to the own avatar instance."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from backend.errors import MethodNotAllowed, NotFound, UpstreamRefused
+from backend.services.dialects import json_object, read_answer
+from backend.services.forwarding import MEGABYTE, Forwarder, Inbound, Rules
+from backend.services.instances import Instances
+from backend.services.policies import Timeouts
+
+# Path -> the one method it answers, and its limits. Instances also serve pages and more: none of it passes.
+ALLOWED: Mapping[str, tuple[str, Rules]] = {
+    "offer": ("POST", Rules(Timeouts(first_byte=30, idle=10))),
+    "human": ("POST", Rules(Timeouts(first_byte=3, idle=3))),
+    "humanaudio": ("POST", Rules(Timeouts(first_byte=30, idle=10), max_body=101 * MEGABYTE)),
+    "interrupt_talk": ("POST", Rules(Timeouts(first_byte=3, idle=3))),
+    "is_speaking": ("POST", Rules(Timeouts(first_byte=3, idle=3))),
+    "record": ("POST", Rules(Timeouts(first_byte=30, idle=10))),
+    "set_audiotype": ("POST", Rules(Timeouts(first_byte=3, idle=3))),
+    "health": ("GET", Rules(Timeouts(first_byte=3, idle=3))),
+}
+
+
+class Signalling:
+    """Carries signalling calls to the caller's own instance, never to a default one."""
+
+    def __init__(self, forwarder: Forwarder, instances: Instances) -> None:
+        self._forwarder = forwarder
+        self._instances = instances
+
+    async def call(self, inbound: Inbound, user_id: int, path: str) -> dict[str, Any]:
+        """Make one call and return its JSON. Raises NotFound and MethodNotAllowed outside the list."""
+        if path not in ALLOWED:
+            raise NotFound
+        method, rules = ALLOWED[path]
+        if inbound.method != method:
+            raise MethodNotAllowed
+        instance = await self._instances.upstream_of(user_id)
+        try:
+            forwarded = await self._forwarder.forward(inbound, instance, b"/" + path.encode("ascii"), rules)
+        except UpstreamRefused as exc:
+            raise UpstreamRefused("Your avatar is no longer running. Please start it again.") from exc
+        return json_object(forwarded.status, await read_answer(forwarded.body))

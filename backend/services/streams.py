@@ -1,0 +1,62 @@
+"""Bodies on their way: objects with `read` and `aclose`, never generators.
+
+A generator that was never started does not run its `finally`; an object with `aclose` can always be released.
+"""
+
+from typing import Protocol, runtime_checkable
+
+from backend.errors import TooLarge
+
+
+@runtime_checkable
+class ByteStream(Protocol):
+    """A body that is pulled chunk by chunk; `read` returns b"" at its end."""
+
+    async def read(self) -> bytes: ...
+
+    async def aclose(self) -> None: ...
+
+
+class LimitedStream:
+    """Counts a body while it passes and breaks it off at the limit.
+
+    Raises TooLarge from `read` as soon as one byte more than `limit` bytes arrived.
+    """
+
+    def __init__(self, source: ByteStream, limit: int) -> None:
+        self._source = source
+        self._limit = limit
+        self.count = 0
+        self.started = False
+
+    async def read(self) -> bytes:
+        self.started = True
+        chunk = await self._source.read()
+        self.count += len(chunk)
+        if self.count > self._limit:
+            raise TooLarge(f"The request body is larger than the {_spoken(self._limit)} allowed here.")
+        return chunk
+
+    async def aclose(self) -> None:
+        await self._source.aclose()
+
+
+def check_length(length: int | None, limit: int) -> None:
+    """Refuse a declared body length over the limit before a byte of it is read."""
+    if length is not None and length > limit:
+        raise TooLarge(f"The request body is larger than the {_spoken(limit)} allowed here.")
+
+
+async def read_whole(stream: ByteStream, limit: int) -> bytes:
+    """Read a body of at most `limit` bytes into memory; raises TooLarge beyond."""
+    limited = LimitedStream(stream, limit)
+    chunks = []
+    while chunk := await limited.read():
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _spoken(size: int) -> str:
+    if size >= 1 << 20:
+        return f"{size / (1 << 20):g} MB"
+    return f"{size / 1024:g} KB" if size >= 1024 else f"{size} bytes"

@@ -1,0 +1,85 @@
+#!/usr/bin/env python
+"""Start the gateway. `run:app` is its ASGI face for any server, `run:flask_app` the Flask application."""
+
+import argparse
+import logging
+import sys
+from typing import Any, NoReturn
+
+from backend import server
+from backend.app import Application, create_app
+from backend.config import Settings, SettingsError, export, load
+from backend.demo.session import DEMO_ACCOUNTS, DemoError, DemoSession, prepare_accounts
+
+_application: Application | None = None
+
+
+def __getattr__(name: str) -> Any:
+    """Build the gateway when a server or a tool first asks for it: importing this file opens nothing."""
+    global _application
+    if name not in ("app", "flask_app"):
+        raise AttributeError(name)
+    if _application is None:
+        _application = create_app(load())
+    return _application.asgi if name == "app" else _application.flask
+
+
+def parser() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(
+        prog="run.py",
+        description="Asynchronous gateway in front of avatar services.",
+        epilog="See README.md.",
+    )
+    options.add_argument(
+        "--demo", action="store_true", help="start a demo avatar world beside it, on loopback"
+    )
+    options.add_argument(
+        "--demo-latency", type=float, default=3.0, metavar="S", help="seconds of its slow calls"
+    )
+    options.add_argument("--host", help="address to listen on (HOST)")
+    options.add_argument("--port", type=int, help="port to listen on, 0 for a free one (PORT)")
+    options.add_argument("--workers", type=int, help="worker processes (WORKERS)")
+    options.add_argument("--server", choices=("hypercorn", "granian"), help="ASGI server (SERVER)")
+    return options
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    asked = parser().parse_args(arguments)
+    over = {key: getattr(asked, key) for key in ("host", "port", "workers", "server")}
+    export({key.upper(): str(value) for key, value in over.items() if value is not None})
+    try:
+        settings = load()
+        logging.basicConfig(level=settings.log_level, format=server.LOG_FORMAT)
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every call otherwise
+        start(settings, demo=asked.demo, latency=asked.demo_latency)
+    except SettingsError as error:
+        sys.exit(f"The gateway cannot start with these settings:\n{error}")
+    except (server.StartError, DemoError) as error:
+        sys.exit(f"The gateway cannot start: {error}")
+
+
+def start(settings: Settings, *, demo: bool, latency: float) -> NoReturn:
+    """Open the door first, so that a taken port is told before anything else is begun."""
+    sock = server.listen(settings)
+    host, port = sock.getsockname()[:2]
+    url = (
+        f"{'https' if settings.gateway_tls_cert else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+    )
+    if demo:
+        session = DemoSession.begin(settings, latency)
+        export(session.settings)
+        settings = load()
+        prepare_accounts(create_app(settings).flask)
+        print(session.welcome(url, DEMO_ACCOUNTS), flush=True)
+    else:
+        print(f"avatar gateway on {url}", flush=True)
+    if settings.server == "granian":
+        from backend import granian_server
+
+        sock.close()
+        granian_server.serve(settings, port)
+    server.serve(settings, sock)
+
+
+if __name__ == "__main__":
+    main()

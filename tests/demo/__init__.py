@@ -1,0 +1,1 @@
+"""The demo world, seen from its sockets."""

@@ -1,0 +1,112 @@
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from flask import Flask
+from sqlalchemy import Engine, event, inspect, text
+
+from backend.models import Base
+from backend.services.database import migrating, upgrade
+
+ROOT = Path(__file__).parents[2]
+UPGRADE = """
+import sys
+from pathlib import Path
+from flask import Flask
+from pydantic import SecretStr
+from backend.config import Settings
+from backend.services.database import attach, upgrade
+app = Flask("worker")
+engine = attach(app, Settings(database_url=SecretStr(sys.argv[1])))
+sys.stdin.readline()
+upgrade(app)
+engine.dispose()
+"""
+
+
+def bound(app: Flask) -> Engine:
+    with app.app_context():
+        engine: Engine = app.extensions["sqlalchemy"].engine
+    return engine
+
+
+def test_migrated_tables_are_those_of_the_models(engine: Engine) -> None:
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, Base.metadata) == []
+
+
+def test_upgrade_of_an_up_to_date_database_changes_nothing(app: Flask) -> None:
+    statements: list[str] = []
+    event.listen(bound(app), "before_cursor_execute", lambda *args: statements.append(args[2]))
+    upgrade(app)
+    assert all(statement.lstrip().upper().startswith(("SELECT", "PRAGMA")) for statement in statements)
+    assert not any("pg_advisory" in statement for statement in statements)
+
+
+def test_upgrade_works_from_any_working_directory(
+    empty_app: Flask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    upgrade(empty_app)
+    assert inspect(bound(empty_app)).has_table("login_session")
+
+
+def test_upgrade_leaves_logging_alone(empty_app: Flask) -> None:
+    root, other = logging.getLogger(), logging.getLogger("somebody.else")
+    before = (root.level, list(root.handlers), other.disabled)
+    upgrade(empty_app)
+    assert (root.level, list(root.handlers), other.disabled) == before
+
+
+def test_flask_db_commands_migrate_down_and_up(app: Flask) -> None:
+    runner = app.test_cli_runner()
+    for command, exists in (("downgrade", False), ("upgrade", True), ("check", True)):
+        args = ["db", command] + (["base"] if command == "downgrade" else [])
+        result = runner.invoke(args=args)
+        assert result.exit_code == 0, result.output
+        assert inspect(bound(app)).has_table("user") is exists
+
+
+def test_two_processes_that_start_together_both_find_the_database_upgraded(
+    empty_app: Flask, database_url: str
+) -> None:
+    command = [sys.executable, "-W", "error", "-c", UPGRADE, database_url]
+    environ = os.environ | {"PYTHONPATH": str(ROOT)}
+    workers = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environ, text=True)
+        for _ in range(3)
+    ]
+    for worker in workers:
+        assert worker.stdin is not None
+        worker.stdin.write("go\n")
+        worker.stdin.flush()
+    for worker in workers:
+        _, errors = worker.communicate(timeout=60)
+        assert worker.returncode == 0, errors
+    assert inspect(bound(empty_app)).has_table("login_session")
+
+
+def test_migration_that_fails_leaves_nothing_behind(empty_app: Flask) -> None:
+    engine = bound(empty_app)
+    with pytest.raises(RuntimeError), migrating(engine) as connection:
+        connection.execute(text("CREATE TABLE half_done (id INTEGER)"))
+        raise RuntimeError
+    assert not inspect(engine).has_table("half_done")
+
+
+def test_long_waits_of_a_migration_do_not_stay_on_pooled_connections(app: Flask) -> None:
+    engine = bound(app)
+    with migrating(engine):
+        pass
+    question, answer = {
+        "sqlite": ("PRAGMA foreign_keys", 1),
+        "postgresql": ("SHOW statement_timeout", "15s"),
+    }[engine.dialect.name]
+    with engine.connect() as connection:
+        assert connection.execute(text(question)).scalar_one() == answer
