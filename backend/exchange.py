@@ -108,6 +108,7 @@ class Exchange:
         self._send = send
         self.body = RequestBody(receive, self._client_left)
         self.client_gone = False
+        self.complete = False
         self.status: int | None = None
         self.broken: Exception | None = None
         self.began = time.perf_counter()
@@ -124,6 +125,8 @@ class Exchange:
         self.body.close()
 
     def _client_left(self) -> None:
+        if self.complete:
+            return  # it has all it came for
         self.client_gone = True
         if self._task is not None:
             self._task.cancel()
@@ -149,12 +152,14 @@ class Exchange:
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def _finish_with(self, chunk: bytes) -> None:
+        self.complete = True
         await self._send({"type": "http.response.body", "body": chunk, "more_body": False})
 
     async def _stream(self, response: StreamedResponse, length: int | None) -> None:
         sent = 0
         while chunk := await response.body.read():
             sent += len(chunk)
+            self.complete = sent == length
             try:
                 async with asyncio.timeout(SEND_STALL_SECONDS):
                     await self._send(

@@ -92,7 +92,7 @@ def leave(code: int) -> NoReturn:
 
 
 def _serve_here(settings: Settings, sock: socket.socket) -> int:
-    config = _config(settings)
+    config = hypercorn_config(settings)
     app = create_app(settings).asgi
     try:
         with asyncio.Runner(loop_factory=_loop_factory(settings)) as runner:
@@ -113,7 +113,8 @@ def _loop_factory(settings: Settings) -> Callable[[], asyncio.AbstractEventLoop]
     return uvloop.new_event_loop
 
 
-def _config(settings: Settings) -> Config:
+def hypercorn_config(settings: Settings) -> Config:
+    """Return Hypercorn's configuration; each value has its reason at its constant."""
     config = Config()
     config.accesslog = None
     config.errorlog = logging.getLogger("hypercorn.error")

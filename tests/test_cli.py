@@ -6,10 +6,9 @@ import pytest
 from argon2 import PasswordHasher
 from flask import Flask
 from flask.testing import FlaskCliRunner
-from pydantic import SecretStr
 
 from backend import cli
-from backend.config import Settings
+from backend.config import load
 from backend.services.accounts import Accounts
 from backend.services.database import Database, attach
 from backend.services.passwords import Passwords
@@ -19,7 +18,7 @@ from backend.services.passwords import Passwords
 def runner(tmp_path: Path) -> Iterator[FlaskCliRunner]:
     """A new gateway whose database has no tables yet."""
     app = Flask("test")
-    engine = attach(app, Settings(database_url=SecretStr(f"sqlite:///{tmp_path}/gateway.db")))
+    engine = attach(app, load({}, None, database_url=f"sqlite:///{tmp_path}/gateway.db"))
     database = Database(engine, threads=1)
     passwords = Passwords(PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
     app.extensions["gateway"] = SimpleNamespace(database=database, accounts=Accounts(database, passwords))

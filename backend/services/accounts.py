@@ -26,13 +26,6 @@ class Account:
     role: str
 
 
-@dataclass(frozen=True)
-class _Stored:
-    account: Account
-    password_hash: str
-    banned: bool
-
-
 class Accounts:
     """The people of this gateway."""
 
@@ -48,23 +41,19 @@ class Accounts:
 
         Raises NotAuthenticated, with one sentence for an unknown e-mail, a wrong password and a banned user.
         """
-        stored = await self._stored(email)
-        fits = await self._passwords.verify(stored.password_hash if stored else None, password)
-        if stored is None or not fits or stored.banned:
+        account, password_hash = await self._stored(email)
+        fits = await self._passwords.verify(password_hash, password)
+        if account is None or password_hash is None or not fits:
             raise NotAuthenticated(WRONG)
         changes: dict[str, Any] = {"last_login": datetime.fromtimestamp(self._clock(), UTC)}
-        if self._passwords.needs_rehash(stored.password_hash):
+        if self._passwords.needs_rehash(password_hash):
             changes["password_hash"] = await self._passwords.hash(password)
         # A password changed meanwhile wins: the row then no longer matches.
-        seen = User.id == stored.account.id, User.password_hash == stored.password_hash
-        touched = await self._database.run(
-            lambda session: session.execute(
-                update(User).where(*seen, User.status != BANNED).values(changes).returning(User.id)
-            ).scalar()
-        )
-        if touched is None:
+        seen = User.id == account.id, User.password_hash == password_hash, User.status != BANNED
+        touch = update(User).where(*seen).values(changes).returning(User.id)
+        if await self._database.run(lambda session: session.execute(touch).scalar()) is None:
             raise NotAuthenticated(WRONG)
-        return stored.account
+        return account
 
     async def create(self, email: str, password: str, role: str) -> Account:
         """Make an account; raises BadRequest for what is malformed, Conflict for a known e-mail."""
@@ -85,14 +74,12 @@ class Accounts:
         except Conflict as exc:
             raise _exists(email) from exc
 
-    async def _stored(self, email: str) -> _Stored | None:
+    async def _stored(self, email: str) -> tuple[Account, str] | tuple[None, None]:
         email = normalised(email)
         if not _plausible(email):
-            return None
+            return None, None
         user = await self._database.run(lambda session: session.scalar(select(User).filter_by(email=email)))
-        if user is None:
-            return None
-        return _Stored(_account(user), user.password_hash, user.status == BANNED)
+        return (None, None) if user is None else (_account(user), user.password_hash)
 
 
 def normalised(email: str) -> str:

@@ -52,8 +52,8 @@ ISSUER = AUDIENCE = "avatar-gateway"
 TYPE = "access"
 HEADER = {"alg": "HS256", "typ": "JWT"}  # all of it: no kid, jku, jwk, x5u or crit can steer the check
 MAX_CHARACTERS = 4096  # ours have about 400
-# The short head keeps nested JSON away from the parser, the last character is the one canonical spelling.
-FORM = re.compile(r"[\w-]{1,100}\.[\w-]+\.[\w-]{42}[AEIMQUYcgkosw048]", re.ASCII)
+# The short head keeps nested JSON away from the parser, which would exceed the stack.
+FORM = re.compile(r"[\w-]{1,100}\.[\w-]+\.[\w-]{43}", re.ASCII)
 
 MAX_AGE_SECONDS = 30.0  # of the copy; beyond, a revoked token might pass: refuse to judge
 OVERLAP_SECONDS = 10.0  # each poll asks this much further back, for late commits and differing clocks
@@ -281,7 +281,7 @@ class Tokens:
         return principal
 
     def _known(self, claims: Claims) -> Principal | None:
-        """What memory says of this session: a principal, NotAuthenticated for an ended one, None for unknown."""
+        """What memory knows of this session, None for nothing; raises NotAuthenticated for an ended one."""
         live = self._live.get(claims.user_id)
         if live is not None and live.jti == claims.jti:
             if live.principal is None:  # banned, until a poll says otherwise

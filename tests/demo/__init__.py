@@ -1,1 +1,0 @@
-"""The demo world, seen from its sockets."""

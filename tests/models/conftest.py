@@ -8,10 +8,9 @@ from pathlib import Path
 import psycopg
 import pytest
 from flask import Flask
-from pydantic import SecretStr
 from sqlalchemy import Engine
 
-from backend.config import Settings
+from backend.config import load
 from backend.services.database import attach, upgrade
 
 POSTGRES = os.environ.get("GATEWAY_TEST_POSTGRES", "postgresql://postgres@127.0.0.1:5432/")
@@ -42,7 +41,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
 @pytest.fixture
 def empty_app(database_url: str, tmp_path: Path) -> Iterator[Flask]:
     app = Flask("test")
-    engine = attach(app, Settings(database_url=SecretStr(database_url), gateway_instance_dir=tmp_path))
+    engine = attach(app, load({}, None, database_url=database_url, gateway_instance_dir=tmp_path))
     yield app
     engine.dispose()
 

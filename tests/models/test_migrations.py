@@ -2,15 +2,18 @@ import logging
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
+from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
 from flask import Flask
-from sqlalchemy import Engine, event, inspect, text
+from sqlalchemy import Engine, String, event, inspect, select, text
+from sqlalchemy.orm import Session
 
-from backend.models import Base
+from backend.models import Base, LoginSession, User
 from backend.services.database import migrating, upgrade
 
 ROOT = Path(__file__).parents[2]
@@ -18,11 +21,10 @@ UPGRADE = """
 import sys
 from pathlib import Path
 from flask import Flask
-from pydantic import SecretStr
-from backend.config import Settings
+from backend.config import load
 from backend.services.database import attach, upgrade
 app = Flask("worker")
-engine = attach(app, Settings(database_url=SecretStr(sys.argv[1])))
+engine = attach(app, load({}, None, database_url=sys.argv[1]))
 sys.stdin.readline()
 upgrade(app)
 engine.dispose()
@@ -94,10 +96,31 @@ def test_two_processes_that_start_together_both_find_the_database_upgraded(
 
 def test_migration_that_fails_leaves_nothing_behind(empty_app: Flask) -> None:
     engine = bound(empty_app)
-    with pytest.raises(RuntimeError), migrating(engine) as connection:
-        connection.execute(text("CREATE TABLE half_done (id INTEGER)"))
-        raise RuntimeError
+
+    def fail() -> None:
+        with migrating(engine) as connection:
+            connection.execute(text("CREATE TABLE half_done (id INTEGER)"))
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert not inspect(engine).has_table("half_done")
+
+
+def test_rebuilding_a_table_keeps_the_rows_that_point_to_it(engine: Engine) -> None:
+    with Session(engine) as session:
+        user = User(email="a@b.co", password_hash="x")
+        session.add(user)
+        session.flush()
+        session.add(LoginSession(user_id=user.id, jti="j", expires_at=datetime.now(UTC), changed_at=1))
+        session.commit()
+    with migrating(engine) as connection:
+        operations = Operations(MigrationContext.configure(connection))
+        with operations.batch_alter_table("user") as batch:
+            batch.alter_column("role", type_=String(40))
+    with Session(engine) as session:
+        assert session.scalars(select(LoginSession.jti)).all() == ["j"]
+        assert session.scalars(select(User.email)).all() == ["a@b.co"]
 
 
 def test_long_waits_of_a_migration_do_not_stay_on_pooled_connections(app: Flask) -> None:

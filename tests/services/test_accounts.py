@@ -6,10 +6,9 @@ import pytest
 import pytest_asyncio
 from argon2 import PasswordHasher
 from flask import Flask
-from pydantic import SecretStr
 from sqlalchemy import select, update
 
-from backend.config import Settings
+from backend.config import load
 from backend.errors import BadRequest, Conflict, NotAuthenticated
 from backend.models import User
 from backend.services.accounts import Account, Accounts
@@ -23,7 +22,7 @@ CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 @pytest_asyncio.fixture
 async def database(tmp_path: Path) -> AsyncIterator[Database]:
     app = Flask("test")
-    engine = attach(app, Settings(database_url=SecretStr(f"sqlite:///{tmp_path}/gateway.db")))
+    engine = attach(app, load({}, None, database_url=f"sqlite:///{tmp_path}/gateway.db"))
     upgrade(app)
     database = Database(engine, threads=4)
     yield database
@@ -139,7 +138,7 @@ async def test_account_with_a_fault_is_not_made(
 
 def test_command_line_makes_the_same_account(tmp_path: Path) -> None:
     app = Flask("test")
-    engine = attach(app, Settings(database_url=SecretStr(f"sqlite:///{tmp_path}/gateway.db")))
+    engine = attach(app, load({}, None, database_url=f"sqlite:///{tmp_path}/gateway.db"))
     upgrade(app)
     accounts = Accounts(Database(engine, threads=1), Passwords(CHEAP))
     assert accounts.create_now("A@b.co", "Secret-pass", "student") == Account(1, "a@b.co", "student")

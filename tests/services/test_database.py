@@ -9,13 +9,12 @@ from sqlite3 import connect
 import pytest
 import pytest_asyncio
 from flask import Flask
-from pydantic import SecretStr
 from sqlalchemy import Engine, create_engine, event, func, select, text
 from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool
 
-from backend.config import Settings, SettingsError
+from backend.config import Settings, SettingsError, load
 from backend.errors import Conflict, StoreUnavailable
 from backend.models import User
 from backend.services.database import Database, attach, db, upgrade
@@ -38,7 +37,7 @@ async def database(engine: Engine) -> AsyncIterator[Database]:
 
 
 def settings(url: str) -> Settings:
-    return Settings(database_url=SecretStr(url))
+    return load({}, None, database_url=url)
 
 
 def add_user(session: Session) -> int:
@@ -80,18 +79,17 @@ def test_default_database_lives_in_the_instance_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert attach(Flask("test"), Settings()).url.database == str(tmp_path / "instance" / "gateway.db")
-    elsewhere = Settings(gateway_instance_dir=tmp_path / "elsewhere")
+    assert attach(Flask("test"), load({}, None)).url.database == str(tmp_path / "instance" / "gateway.db")
+    elsewhere = load({}, None, gateway_instance_dir=tmp_path / "elsewhere")
     assert attach(Flask("test"), elsewhere).url.database == str(tmp_path / "elsewhere" / "gateway.db")
     assert (tmp_path / "elsewhere").stat().st_mode & 0o777 == 0o700
 
 
 def test_database_url_wins_over_the_instance_folder(tmp_path: Path) -> None:
-    own = Settings(
-        database_url=SecretStr(f"sqlite:///{tmp_path}/own.db"), gateway_instance_dir=tmp_path / "unused"
-    )
+    url, unused = f"sqlite:///{tmp_path}/own.db", tmp_path / "unused"
+    own = load({}, None, database_url=url, gateway_instance_dir=unused)
     assert attach(Flask("test"), own).url.database == f"{tmp_path}/own.db"
-    assert not (tmp_path / "unused").exists()
+    assert not unused.exists()
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])

@@ -1,6 +1,7 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator
+from typing import Literal
 
 import pytest
 import pytest_asyncio
@@ -21,7 +22,7 @@ class Counting(PasswordHasher):
         self.go = threading.Event()
         self.go.set()
 
-    def verify(self, hash: str | bytes, password: str | bytes) -> bool:
+    def verify(self, hash: str | bytes, password: str | bytes) -> Literal[True]:
         assert self.go.wait(10)
         self.verified += 1
         return super().verify(hash, password)

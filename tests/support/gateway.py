@@ -1,0 +1,209 @@
+"""Gateways for tests: one on the test's own loop, one as the process that people start."""
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from hypercorn.asyncio.run import worker_serve
+from hypercorn.config import Sockets
+from hypercorn.utils import wrap_app
+
+from backend import server
+from backend.app import Application, create_app
+from backend.config import Settings, load
+from backend.context import EXTENSION, Gateway
+from backend.services.database import upgrade
+
+ROOT = Path(__file__).parents[2]
+KEY = "a key for tests only, thirty-two bytes or more"
+PASSWORD = "Right-horse1!"
+
+
+def settings_for(folder: Path, **over: Any) -> Settings:
+    """Settings of a gateway that keeps everything in `folder` and knows nothing of the environment."""
+    values: dict[str, Any] = {
+        "port": 0,
+        "jwt_secret_key": KEY,
+        "database_url": f"sqlite:///{folder / 'gateway.db'}",
+        "gateway_instance_dir": folder,
+        "gateway_drain_seconds": 5.0,
+        "gateway_uvloop": False,
+    }
+    return load({}, None, **(values | over))
+
+
+@dataclass
+class Served:
+    """A running gateway: `url` to reach it, `gateway` to look inside, tokens for both roles."""
+
+    url: str
+    port: int
+    application: Application
+    gateway: Gateway
+    http: httpx.AsyncClient
+
+    async def token(self, role: str = "student") -> str:
+        """Sign in; each call ends the earlier session of that role's user."""
+        answer = await self.http.post(
+            "/api/login", json={"email": f"{role}@test.local", "password": PASSWORD}
+        )
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["token"])
+
+    async def bearer(self, role: str = "student") -> dict[str, str]:
+        return {"Authorization": f"Bearer {await self.token(role)}"}
+
+
+@contextlib.asynccontextmanager
+async def serving(settings: Settings) -> AsyncIterator[Served]:
+    """Serve on Hypercorn, on this loop and a free loopback port; ends without leaving a task behind."""
+    application = create_app(settings)
+    gateway: Gateway = application.flask.extensions[EXTENSION]
+    await asyncio.to_thread(_prepare, application, gateway)
+    sock = server.listen(settings)
+    port = sock.getsockname()[1]
+    config = server.hypercorn_config(settings)
+    stop = asyncio.Event()
+    serve = asyncio.ensure_future(
+        worker_serve(
+            wrap_app(application.asgi, config.wsgi_max_body_size, "asgi"),
+            config,
+            sockets=Sockets([], [sock], []),
+            shutdown_trigger=stop.wait,
+        )
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=20) as http:
+            await _answers(http, serve)
+            yield Served(url, port, application, gateway, http)
+    finally:
+        stop.set()
+        await serve
+
+
+def _prepare(application: Application, gateway: Gateway) -> None:
+    upgrade(application.flask)
+    for role in ("student", "tutor"):
+        gateway.accounts.create_now(f"{role}@test.local", PASSWORD, role)
+
+
+async def _answers(http: httpx.AsyncClient, serve: "asyncio.Future[None]") -> None:
+    async with asyncio.timeout(20):
+        while True:
+            if serve.done():
+                serve.result()
+                raise AssertionError("the server ended")
+            with contextlib.suppress(httpx.TransportError):
+                if (await http.get("/api/ping")).status_code == 200:
+                    return
+            await asyncio.sleep(0.02)
+
+
+@dataclass
+class Spawned:
+    """A gateway in a process of its own, as `run.py` starts it."""
+
+    url: str
+    process: subprocess.Popen[str]
+    log: Path
+
+    def stop(self, seconds: float = 30) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(seconds)
+
+
+def clean_environment(**over: str) -> dict[str, str]:
+    """The environment for a child: nothing of the gateway's own, warnings shown, no proxies."""
+    known = {name.upper() for name in Settings.model_fields}
+    kept = {k: v for k, v in os.environ.items() if k not in known and not k.lower().endswith("_proxy")}
+    return kept | {"PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "default"} | over
+
+
+@contextlib.contextmanager
+def spawned(folder: Path, *arguments: str, **environment: str) -> Iterator[Spawned]:
+    """Run `run.py` until the block ends; `arguments` are its options, `environment` its settings."""
+    log = folder / "gateway.log"
+    env = clean_environment(
+        **{
+            "JWT_SECRET_KEY": KEY,
+            "GATEWAY_INSTANCE_DIR": str(folder),
+            "GATEWAY_DRAIN_SECONDS": "10",
+            **environment,
+        }
+    )
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "run.py"), "--port=0", *arguments],
+            cwd=ROOT,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=out,
+            text=True,
+            start_new_session=True,
+        )
+    try:
+        url = _announced(process, log)
+        _wait_for(url, process, log)
+        yield Spawned(url, process, log)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(10)
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def _announced(process: "subprocess.Popen[str]", log: Path) -> str:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if match := re.search(r"avatar gateway on (https?://[^\s,]+)", line):
+            return match[1]
+    raise AssertionError(f"run.py ended: {log.read_text()}")
+
+
+def _wait_for(url: str, process: "subprocess.Popen[str]", log: Path) -> None:
+    with httpx.Client(base_url=url, trust_env=False, verify=False) as http:  # noqa: S501 - our own
+        for _ in range(400):
+            assert process.poll() is None, log.read_text()
+            with contextlib.suppress(httpx.TransportError):
+                if http.get("/api/ping", timeout=2).status_code == 200:
+                    return
+            time.sleep(0.05)
+    raise AssertionError(f"no answer at {url}: {log.read_text()}")
+
+
+async def raw(port: int, request: bytes, *, read: int | None = None) -> bytes:
+    """Send bytes on a socket of their own and return what comes back until the other side closes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(request)
+        await writer.drain()
+        async with asyncio.timeout(10):
+            return await (reader.read(-1) if read is None else reader.readexactly(read))
+    finally:
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def mount(prefix: str, upstream: str, **over: Any) -> Mapping[str, Any]:
+    return json.loads(json.dumps({"prefix": prefix, "upstream": upstream, "auth": "none"} | over))
