@@ -21,6 +21,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(name)
     if _application is None:
         _application = create_app(load())
+        server.calm_collector()
     return _application.asgi if name == "app" else _application.flask
 
 
@@ -50,7 +51,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     try:
         settings = load()
         logging.basicConfig(level=settings.log_level, format=server.LOG_FORMAT)
-        logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every call otherwise
+        for chatty in ("httpx", "alembic", "hypercorn.error"):
+            logging.getLogger(chatty).setLevel(logging.WARNING)
         start(settings, demo=asked.demo, latency=asked.demo_latency)
     except SettingsError as error:
         sys.exit(f"The gateway cannot start with these settings:\n{error}")
@@ -60,25 +62,27 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 def start(settings: Settings, *, demo: bool, latency: float) -> NoReturn:
     """Open the door first, so that a taken port is told before anything else is begun."""
-    sock = server.listen(settings)
-    host, port = sock.getsockname()[:2]
-    url = (
-        f"{'https' if settings.gateway_tls_cert else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
-    )
-    if demo:
-        session = DemoSession.begin(settings, latency)
-        export(session.settings)
-        settings = load()
-        prepare_accounts(create_app(settings).flask)
-        print(session.welcome(url, DEMO_ACCOUNTS), flush=True)
-    else:
-        print(f"avatar gateway on {url}", flush=True)
-    if settings.server == "granian":
-        from backend import granian_server
+    with server.listen(settings) as sock:
+        host, port = sock.getsockname()[:2]
+        scheme = "https" if settings.gateway_tls_cert else "http"
+        url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+        greeting = f"avatar gateway on {url}"
+        if demo:
+            session = DemoSession.begin(settings, latency)
+            export(session.settings)
+            settings = load()
+            greeting = session.welcome(url, DEMO_ACCOUNTS)
+        # Built here once, so that a mistake is told once and not by every worker.
+        application = create_app(settings)
+        if demo:
+            prepare_accounts(application.flask)
+        print(greeting, flush=True)
+        if settings.server == "granian":
+            from backend import granian_server  # costs start-up time where Hypercorn serves
 
-        sock.close()
-        granian_server.serve(settings, port)
-    server.serve(settings, sock)
+            sock.close()
+            granian_server.serve(settings, port)
+        server.serve(settings, sock)
 
 
 if __name__ == "__main__":

@@ -49,9 +49,8 @@ MOST_STEPS = 50
 MOST_SERIAL_CALLS = 1_000
 LONGEST_TIMEOUT_SECONDS = 3_600.0
 SPARE_FILES = 64  # descriptors for what is no user's socket: files, event loop, terminal
-KEPT_BYTES = (
-    1 << 20
-)  # of a body that is looked at; previews are only counted, 1,000 of them would fill the memory
+KEPT_BYTES = 1 << 20  # of a body that is looked at; previews are only counted
+IDLE_SECONDS = 30.0  # gateways keep idle connections longer, so none closes just when it is used
 KINDS_SHOWN = 5
 VERDICTS = {
     FINE: "Passed.",
@@ -70,7 +69,7 @@ examples:
   a pass/fail gate with reports: nobody may wait longer than 3.6 s for a 3 s call
     python test_async_performance.py --limit-seconds 3.6 --json run.json --markdown run.md --plot run.svg
 
-environment: GATEWAY_EMAIL, GATEWAY_PASSWORD and GATEWAY_TOKEN stand in for --email, --password and --token.
+environment: LOADTEST_EMAIL, LOADTEST_PASSWORD, LOADTEST_TOKEN stand in for --email, --password, --token.
 exit codes:  0 every call answered within the limit; 1 a call failed or a step broke the limit;
              2 wrong usage, no connection or no login; 130 stopped with Ctrl-C
 """
@@ -115,6 +114,7 @@ class Settings:
     avatar: str
     users: tuple[int, ...]
     timeout: float
+    cold: bool
     serial_calls: int
     limit_seconds: float | None
     json: Path | None
@@ -165,11 +165,11 @@ def read_settings(argv: Sequence[str] | None, environ: Mapping[str, str]) -> Set
 def read_credentials(args: argparse.Namespace, environ: Mapping[str, str], may_ask: bool) -> Account:
     """The command line goes before the environment, and that before the demo account."""
     named = args.email or args.password or args.password_stdin
-    token = args.token or ("" if named else environ.get("GATEWAY_TOKEN", ""))
+    token = args.token or ("" if named else environ.get("LOADTEST_TOKEN", ""))
     if token:
         return "", "", token.strip()
-    email = args.email or environ.get("GATEWAY_EMAIL", "")
-    password = args.password or environ.get("GATEWAY_PASSWORD", "")
+    email = args.email or environ.get("LOADTEST_EMAIL", "")
+    password = args.password or environ.get("LOADTEST_PASSWORD", "")
     if args.password_stdin:
         password = sys.stdin.readline().rstrip("\r\n")
     if is_loopback(args.base_url) and not (email or password or args.password_stdin):
@@ -180,7 +180,7 @@ def read_credentials(args: argparse.Namespace, environ: Mapping[str, str], may_a
     if not (email and password):
         raise Unusable(
             "e-mail or password is missing: give --email with --password or --password-stdin, or --token,"
-            " or set GATEWAY_EMAIL with GATEWAY_PASSWORD, or GATEWAY_TOKEN"
+            " or set LOADTEST_EMAIL with LOADTEST_PASSWORD, or LOADTEST_TOKEN"
         )
     return email, password, ""
 
@@ -221,6 +221,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="to compare with, default %(default)s",
     )
+    add("--cold", action="store_true", help="users connect when they call, not before")
     add("--limit-seconds", type=seconds, metavar="S", help="a step that takes longer fails the run")
     add("--yes", action="store_true", help="do not ask before loading a gateway on another machine")
     add = parser.add_argument_group("report").add_argument
@@ -354,12 +355,12 @@ def read_json(body: bytes) -> Any:
 
 
 class Gateway:
-    """The gateway, reached over a connection of its own for every call."""
+    """The gateway; its users have connections of their own, open before they call unless the run is cold."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._token = settings.token
-        self._client: Client = make_client(timedelta(seconds=settings.timeout))
+        self._client: Client = make_client(settings)
 
     async def __aenter__(self) -> Self:
         return self
@@ -379,6 +380,14 @@ class Gateway:
         if not isinstance(token, str) or not token:
             raise Unusable(f"no login at {url}: the answer holds no token")
         self._token = token
+
+    async def connect(self, users: int) -> None:
+        """Open a connection for each user, as their browsers did when the page was loaded.
+
+        All ask at once, when no connection is free yet, so that each gets its own.
+        """
+        requests = [self.prepare(Call("GET", CHECKS[0])) for _ in range(users)]
+        await asyncio.gather(*(self.send(request, time.perf_counter()) for request in requests))
 
     def prepare(self, call: Call, avatar: str = "") -> StreamRequest:
         request = self._client.request(call.method, self._settings.base_url + call.path)
@@ -418,10 +427,11 @@ class Gateway:
         return "".join(letter if letter.isprintable() else " " for letter in text[:200])
 
 
-def make_client(timeout: timedelta) -> Client:
+def make_client(settings: Settings) -> Client:
     builder = ClientBuilder().no_proxy().follow_redirects(False).http1_only().max_connections(None)
-    # N users come over N connections; a kept one might be closed by the gateway just when it is used again.
-    return builder.pool_max_idle_per_host(0).timeout(timeout).build()
+    builder = builder.pool_max_idle_per_host(0 if settings.cold else max(settings.users))
+    builder = builder.pool_idle_timeout(timedelta(seconds=IDLE_SECONDS))
+    return builder.timeout(timedelta(seconds=settings.timeout)).build()
 
 
 def broken_off(error: PyreqwestError) -> str:
@@ -531,6 +541,8 @@ async def run(settings: Settings, record: Record, screen: "Screen") -> None:
             await call_in_a_row(gateway, requests, watch("one by one", len(requests)), record)
             for users in settings.users if record.serial else ():
                 requests = [gateway.prepare(settings.call, avatar) for _ in range(users)]
+                if not settings.cold:
+                    await gateway.connect(users)
                 answers = await release_together(gateway, requests, watch(f"{users:,} at once", users))
                 record.steps.append(Step.of(answers, record.serial))
     record.complete = True
@@ -748,6 +760,7 @@ def as_json(settings: Settings, record: Record) -> dict[str, Any]:
         "base_url": settings.base_url,
         "call": str(settings.call),
         "limit_seconds": settings.limit_seconds,
+        "cold": settings.cold,
         "complete": record.complete,
         "machine": machine(),
         "serial": {"calls": len(record.serial) + failed, "failed": failed, "mean_seconds": mean},

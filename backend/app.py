@@ -28,8 +28,9 @@ from backend.services.instances import Instances, Ports
 from backend.services.passwords import Passwords
 from backend.services.readiness import Readiness
 from backend.services.signalling import Signalling
+from backend.services.signing_key import load_key
 from backend.services.threads import Threads
-from backend.services.tokens import Tokens, load_key
+from backend.services.tokens import Tokens
 
 log = logging.getLogger("gateway")
 
@@ -105,6 +106,7 @@ def _lifespan(
             stack.push_async_callback(gateway.tokens.aclose)
             await gateway.tokens.start()
             stack.push_async_callback(gateway.catalogue.aclose)
+            stack.push_async_callback(gateway.instances.aclose)
             yield
 
     return life

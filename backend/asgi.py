@@ -13,7 +13,7 @@ from inspect import iscoroutinefunction
 from typing import Any
 
 from asgiref.sync import sync_to_async
-from flask import Flask
+from flask import Flask, request
 
 from backend import switch
 from backend.exchange import Exchange, Receive, RequestBody, Scope, Send
@@ -51,6 +51,7 @@ class Bridge:
         self._flask = flask
         self._life = life
         self._observer = observer
+        flask.after_request(_noted)  # the last to be added, and so the first of the application's to run
         for endpoint, view in flask.view_functions.items():
             if not iscoroutinefunction(view):
                 flask.view_functions[endpoint] = _in_thread(view, threads)
@@ -76,6 +77,7 @@ class Bridge:
             if not exchange.client_gone:
                 raise  # the server stops
         finally:
+            await exchange.release()
             exchange.finish()
             self._observer(exchange)
 
@@ -112,6 +114,14 @@ def _in_thread(view: Callable[..., Any], threads: Threads) -> Callable[..., Any]
             return switch.wait(run(**kwargs))
 
     return call
+
+
+def _noted(response: Any) -> Any:
+    """Let the exchange know of every response, also of one that a later hook will lose."""
+    exchange: Exchange | None = request.environ.get(EXCHANGE)
+    if exchange is not None:
+        exchange.made.append(response)
+    return response
 
 
 def _taken_from_the_response(

@@ -31,7 +31,8 @@ class SettingsError(Exception):
 def _base_url(value: object) -> str:
     text = str(value).strip().rstrip("/")
     parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    plain = re.fullmatch(r"[\x21-\x7e]+", text)
+    if not plain or parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("needs the form http://host:port")
     if parts.query or parts.fragment or parts.username or parts.password:
         raise ValueError("carries neither query, fragment nor credentials")
@@ -44,6 +45,8 @@ def _base_urls(value: object) -> tuple[str, ...]:
     urls = tuple(_base_url(item) for item in items if str(item).strip())
     if not urls:
         raise ValueError("needs at least one http://host:port")
+    if len({urlsplit(url).path for url in urls}) > 1:
+        raise ValueError("needs one and the same path behind every http://host:port")
     return urls
 
 
@@ -179,6 +182,13 @@ class Settings(BaseModel):
     gateway_tts_models: Path | None = Field(
         None, description="JSON file of speech engines that replaces the built-in list."
     )
+
+    @field_validator("gateway_tls_cert", "gateway_tls_key")
+    @classmethod
+    def _there(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_file():
+            raise ValueError("needs a file that exists")
+        return value
 
     @field_validator("jwt_secret_key")
     @classmethod

@@ -5,23 +5,37 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from contextlib import suppress
+from contextvars import Context, copy_context
+from typing import Any, TypeVar
 
 from backend.errors import ClientGone, GatewayError
 from backend.responses import GatewayResponse, StreamedResponse
-from backend.services.headers import Pair, content_length
+from backend.services.deadline import Deadline
+from backend.services.headers import Pair, content_length, first
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
+T = TypeVar("T")
+
 log = logging.getLogger("gateway.exchange")
 
 # Most small calls end sooner than this and never pay for a watcher.
 WATCH_AFTER_SECONDS = 0.02
+# While an upload lasts, its reader may stop for an upstream that takes nothing: then the watcher stands in.
+WATCH_AGAIN_SECONDS = 0.1
+# How much of an unread body the watcher takes in: small bodies whole, so that it sees what comes after them.
+AHEAD_BYTES = 64 * 1024
 # A client that takes nothing for so long is treated as gone: it holds an upstream place.
 SEND_STALL_SECONDS = 60.0
+# After an answer that came before the end of the request body the rest is taken in and dropped, for so long
+# and while it does not pause for so long: closing at once would reset the connection, and the client would
+# lose the answer (RFC 9112, section 9.6).
+LINGER_SECONDS = 30.0
+LINGER_PAUSE_SECONDS = 2.0
 
 _NO_BODY = frozenset({204, 304})
 
@@ -30,14 +44,16 @@ class RequestBody:
     """The request body as the server delivers it; notices when the client leaves.
 
     Only one reader of `receive` exists at any time: whoever reads the body, or, when nobody does, the
-    watcher, which looks at most one chunk ahead.
+    watcher, which looks at most AHEAD_BYTES and a chunk ahead.
     """
 
     def __init__(self, receive: Receive, on_gone: Callable[[], None]) -> None:
         self._receive = receive
         self._on_gone = on_gone
         self._ahead: deque[bytes] = deque()
+        self._ahead_bytes = 0
         self._reading = False
+        self._wanted = False
         self._watcher: asyncio.Task[None] | None = None
         self._watch_wanted = False
         self._arrived = asyncio.Event()
@@ -48,13 +64,16 @@ class RequestBody:
         """Return the next bytes, b"" at the end. Raises ClientGone when the client left before it."""
         while True:
             if self._ahead:
-                return self._ahead.popleft()
+                chunk = self._ahead.popleft()
+                self._ahead_bytes -= len(chunk)
+                return chunk
             if self.ended:
                 return b""
             if self.gone:
                 raise ClientGone
             if self._watcher is not None:
                 self._arrived.clear()
+                self._wanted = True
                 await self._arrived.wait()
                 continue
             self._reading = True
@@ -81,9 +100,8 @@ class RequestBody:
             watcher.cancel()
 
     async def _watch(self) -> None:
-        while not self.gone and not self._ahead:
-            await self._next()
-        while self.ended and not self.gone:
+        self._wanted = False
+        while not self.gone and (self.ended or (self._ahead_bytes < AHEAD_BYTES and not self._wanted)):
             await self._next()
         self._watcher = None
         if self.gone:
@@ -96,6 +114,7 @@ class RequestBody:
         else:
             if chunk := message.get("body", b""):
                 self._ahead.append(chunk)
+                self._ahead_bytes += len(chunk)
             self.ended = not message.get("more_body", False)
         self._arrived.set()
 
@@ -113,16 +132,28 @@ class Exchange:
         self.broken: Exception | None = None
         self.began = time.perf_counter()
         self._task = asyncio.current_task()
+        self._deadline = Deadline()
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(WATCH_AFTER_SECONDS, self.body.watch)
+        self._timer = loop.call_later(WATCH_AFTER_SECONDS, self._watch, loop)
+        self._context: Context | None = None
+        self.made: list[GatewayResponse] = []
+        self._answer: GatewayResponse | None = None
 
     @property
     def seconds(self) -> float:
         return time.perf_counter() - self.began
 
     def finish(self) -> None:
+        if self.body.gone and not self.complete:
+            self.client_gone = True  # whoever read the body found out
         self._timer.cancel()
+        self._deadline.close()
         self.body.close()
+
+    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.body.watch()
+        if not self.body.ended and not self.body.gone:
+            self._timer = loop.call_later(WATCH_AGAIN_SECONDS, self._watch, loop)
 
     def _client_left(self) -> None:
         if self.complete:
@@ -133,7 +164,10 @@ class Exchange:
 
     async def respond(self, response: GatewayResponse, environ: Any) -> None:
         """Send a response; one that breaks midway is left unfinished, so that nobody takes it for whole."""
+        self._answer = response
         try:
+            if self.body.gone:
+                return
             headers = response.raw_headers(environ)
             self.status = response.status_code
             await self._start(self.status, headers)
@@ -143,10 +177,18 @@ class Exchange:
                 await self._stream(response, content_length(headers))
             else:
                 await self._send_plain(response)
+        except ClientGone:
+            self.client_gone = True
         except GatewayError as error:
             self.broken = error
         finally:
-            await _close(response)
+            await self._close(response)
+
+    async def release(self) -> None:
+        """Close what the application made and threw away, as when a hook fails after the view."""
+        for response in self.made:
+            if response is not self._answer:
+                await self._close(response)
 
     async def _start(self, status: int, headers: list[Pair]) -> None:
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
@@ -160,30 +202,71 @@ class Exchange:
         while chunk := await response.body.read():
             sent += len(chunk)
             self.complete = sent == length
+            message = {"type": "http.response.body", "body": chunk, "more_body": sent != length}
             try:
-                async with asyncio.timeout(SEND_STALL_SECONDS):
-                    await self._send(
-                        {"type": "http.response.body", "body": chunk, "more_body": sent != length}
-                    )
+                await self._deadline.within(self._send(message), self._deadline.now() + SEND_STALL_SECONDS)
             except TimeoutError:
                 raise ClientGone from None
-        if sent != length:
-            await self._finish_with(b"")
+            if sent == length:
+                return
+        await self._finish_with(b"")
 
     async def _send_plain(self, response: GatewayResponse) -> None:
         if response.is_sequence:
-            await self._finish_with(b"".join(response.iter_encoded()))
+            content = b"".join(response.iter_encoded())
+            if self._body_is_unread():
+                self.complete = True
+                await self._send({"type": "http.response.body", "body": content, "more_body": True})
+                await self._linger()
+                content = b""
+            await self._finish_with(content)
             return
-        # A generator of Flask's kind may block: each step runs in a thread.
+        # A generator of Flask's kind may block: each step runs in a thread, all of them in one context,
+        # which `stream_with_context` enters in the first and leaves in the last.
+        self._context = copy_context()
         chunks = iter(response.iter_encoded())
-        while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
+        while (chunk := await _in_thread(self._context, lambda: next(chunks, None))) is not None:
             await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
         await self._finish_with(b"")
 
+    def _body_is_unread(self) -> bool:
+        """Tell whether the client may still be sending; over HTTP/2 a stream just ends."""
+        headers = self.scope["headers"]
+        return (
+            not (self.body.ended or self.body.gone)
+            and self.scope["http_version"].startswith("1")
+            and (bool(content_length(headers)) or first(headers, b"transfer-encoding") is not None)
+        )
 
-async def _close(response: GatewayResponse) -> None:
+    async def _linger(self) -> None:
+        last = self._deadline.now() + LINGER_SECONDS
+        with suppress(ClientGone, TimeoutError):
+            while await self._deadline.within(
+                self.body.read(), min(last, self._deadline.now() + LINGER_PAUSE_SECONDS)
+            ):
+                pass
+
+    async def _close(self, response: GatewayResponse) -> None:
+        try:
+            if isinstance(response, StreamedResponse):
+                await response.body.aclose()
+        finally:
+            if self._context is None:
+                response.close()
+            else:
+                await _in_thread(self._context, response.close)
+
+
+async def _in_thread(context: Context, work: Callable[[], T]) -> T:
+    """Run blocking work in a thread.
+
+    A cancellation waits for its end: a generator that runs cannot be closed.
+    """
+    future = asyncio.get_running_loop().run_in_executor(None, context.run, work)
     try:
-        if isinstance(response, StreamedResponse):
-            await response.body.aclose()
-    finally:
-        response.close()
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        await asyncio.wait([future])
+        if not future.cancelled():
+            future.exception()
+        raise

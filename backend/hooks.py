@@ -48,7 +48,7 @@ def register(app: Flask, cors: Cors) -> None:
             request = inbound()
             response.put(b"x-request-id", request.origin.request_id.encode("ascii"))
             for name, value in cors.headers(request.headers):
-                response.put(name, value)
+                (response.add if name == b"vary" else response.put)(name, value)
         return response
 
     app.register_error_handler(Exception, draw)

@@ -1,15 +1,16 @@
 """Responses that the bridge can send without taking them apart."""
 
 import json
-from typing import Any
+from typing import Any, cast
 
-from flask import Response
+from flask import Response, current_app
 from werkzeug.datastructures import Headers
 from werkzeug.http import HTTP_STATUS_CODES
 
 from backend.services.forwarding import Forwarded
 from backend.services.headers import Pair
 from backend.services.streams import ByteStream
+from backend.wsgi import PulledBody
 
 # Where the bridge leaves its exchange; a plain WSGI server leaves nothing there.
 EXCHANGE = "gateway.exchange"
@@ -26,6 +27,10 @@ class GatewayResponse(Response):
     def put(self, name: bytes, value: bytes) -> None:
         """Set a header that the gateway owns; hooks use this one way for every kind of response."""
         self.headers[name.decode("ascii")] = value.decode("latin-1")
+
+    def add(self, name: bytes, value: bytes) -> None:
+        """Add a line to a header that others write, too, such as `Vary`."""
+        self.headers.add(name.decode("ascii"), value.decode("latin-1"))
 
     def raw_headers(self, environ: Any) -> list[Pair]:
         """Return the header lines to send, names in lower case."""
@@ -49,6 +54,13 @@ class StreamedResponse(GatewayResponse):
         self._raw: list[Pair] | None = headers
         self._parsed: Headers | None = None
 
+    def __call__(self, environ: Any, start_response: Any) -> Any:
+        if EXCHANGE not in environ:
+            # A WSGI server iterates, and closes with the response.
+            self.response = PulledBody(self.body, cast(Any, current_app).background)
+            self.direct_passthrough = False
+        return super().__call__(environ, start_response)
+
     @property
     def headers(self) -> Headers:  # type: ignore[override]
         if self._parsed is None:
@@ -62,6 +74,12 @@ class StreamedResponse(GatewayResponse):
             super().put(name, value)
         else:
             self._raw = [pair for pair in self._raw if pair[0] != name]
+            self._raw.append((name, value))
+
+    def add(self, name: bytes, value: bytes) -> None:
+        if self._raw is None:
+            super().add(name, value)
+        else:
             self._raw.append((name, value))
 
     def raw_headers(self, environ: Any) -> list[Pair]:
@@ -78,4 +96,5 @@ def relayed(forwarded: Forwarded) -> StreamedResponse:
 def answer(content: Any, status: int = 200) -> GatewayResponse:
     """Return a JSON answer."""
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
-    return GatewayResponse(text, status=status, mimetype="application/json")
+    # JSON of an upstream may hold half a surrogate pair, which UTF-8 cannot.
+    return GatewayResponse(text.encode("utf-8", "replace"), status=status, mimetype="application/json")

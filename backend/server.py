@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import multiprocessing
 import os
@@ -17,12 +18,15 @@ from typing import Any, NoReturn
 
 from hypercorn.asyncio.run import worker_serve
 from hypercorn.config import Config, Sockets
-from hypercorn.utils import wrap_app
+from hypercorn.utils import LifespanFailureError, wrap_app
 
+from backend import http2
 from backend.app import create_app
 from backend.config import Settings
 
 log = logging.getLogger("gateway.server")
+
+http2.install()
 
 # Clients that connect at the same moment: a thousand users pressing a button, and then some.
 BACKLOG = 4096
@@ -37,6 +41,8 @@ HEAD_BYTES = 32 * 1024
 # What closing takes after the grace: lifespan, pools, the last log lines.
 CLOSING_SECONDS = 5.0
 OPEN_FILES = 65_536
+# New objects between two looks of the collector; 700 by default, which is one small call.
+YOUNG_OBJECTS = 50_000
 LOG_FORMAT = "%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"
 # A worker that lives shorter than this did not start; one that keeps dying so stops everything.
 START_SECONDS = 5.0
@@ -50,7 +56,8 @@ class StartError(Exception):
 def listen(settings: Settings) -> socket.socket:
     """Open the listening socket. Raises StartError when the address cannot be had."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio sets TCP_NODELAY only where the protocol is named; without it each answer waits 40 ms for an ACK.
+    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         sock.bind((settings.host, settings.port))
@@ -91,12 +98,25 @@ def leave(code: int) -> NoReturn:
     os._exit(code)
 
 
+def calm_collector() -> None:
+    """Let the garbage collector look less often: it costs a small call 5 %, and calls make few cycles.
+
+    What exists now, modules and routes, is never looked at again.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(YOUNG_OBJECTS, 20, 50)
+
+
 def _serve_here(settings: Settings, sock: socket.socket) -> int:
     config = hypercorn_config(settings)
     app = create_app(settings).asgi
+    calm_collector()
     try:
         with asyncio.Runner(loop_factory=_loop_factory(settings)) as runner:
             runner.run(_until_stopped(app, config, sock, settings.gateway_drain_seconds))
+    except LifespanFailureError:
+        return 1  # the bridge has logged why
     except Exception:
         log.exception("the server ended")
         return 1
@@ -107,7 +127,7 @@ def _loop_factory(settings: Settings) -> Callable[[], asyncio.AbstractEventLoop]
     if not settings.gateway_uvloop:
         return None
     try:
-        import uvloop
+        import uvloop  # not to be had everywhere
     except ImportError:
         return None
     return uvloop.new_event_loop

@@ -40,6 +40,10 @@ class BackgroundLoop:
         self._stop: asyncio.Event | None = None
         self._process = 0
 
+    @property
+    def running(self) -> bool:
+        return self._loop is not None and self._process == os.getpid()
+
     def call(self, work: Callable[..., Coroutine[Any, Any, T]], *args: Any, **kwargs: Any) -> T:
         """Run a coroutine function on the loop, with the caller's context variables, and wait for it."""
         loop = self._started()
@@ -68,7 +72,7 @@ class BackgroundLoop:
                 self._thread.start()
                 self._loop = ready.result(START_SECONDS)
                 self._process = os.getpid()
-                atexit.register(self.close)
+                _at_exit(self.close)
             return self._loop
 
     async def _run(self, ready: "concurrent.futures.Future[asyncio.AbstractEventLoop]") -> None:
@@ -89,6 +93,11 @@ class BackgroundLoop:
             return
         loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(START_SECONDS)
+
+
+def _at_exit(close: Callable[[], None]) -> None:
+    """Close while threads still take work: Python ends its executors before `atexit` runs anything."""
+    getattr(threading, "_register_atexit", atexit.register)(close)
 
 
 def _hand_over(done: "asyncio.Task[T]", result: "concurrent.futures.Future[T]") -> None:
@@ -112,7 +121,8 @@ class PulledBody:
             yield chunk
 
     def close(self) -> None:
-        self._loop.call(self._body.aclose)
+        if self._loop.running:  # with the loop ended everything on it
+            self._loop.call(self._body.aclose)
 
 
 class WsgiBody:

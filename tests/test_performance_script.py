@@ -154,7 +154,7 @@ def run_process(*argv: str, stdin: str = "", **variables: str) -> subprocess.Com
 
 @pytest.fixture(autouse=True)
 def no_credentials_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("GATEWAY_EMAIL", "GATEWAY_PASSWORD", "GATEWAY_TOKEN"):
+    for name in ("LOADTEST_EMAIL", "LOADTEST_PASSWORD", "LOADTEST_TOKEN"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -319,20 +319,20 @@ def test_neither_token_nor_password_is_ever_printed(
 
 
 def test_token_from_the_environment_replaces_the_login(gateway: ScriptedGateway) -> None:
-    run = run_process(*arguments(gateway), GATEWAY_TOKEN=TOKEN)
+    run = run_process(*arguments(gateway), LOADTEST_TOKEN=TOKEN)
     assert run.returncode == 0
     assert "/api/login" not in gateway.paths
 
 
 def test_account_from_the_environment_is_used(gateway: ScriptedGateway) -> None:
-    run = run_process(*arguments(gateway), GATEWAY_EMAIL="a@b.c", GATEWAY_PASSWORD="Wrong-one1!")
+    run = run_process(*arguments(gateway), LOADTEST_EMAIL="a@b.c", LOADTEST_PASSWORD="Wrong-one1!")
     assert run.returncode == 2
 
 
 def test_nothing_is_asked_where_nobody_can_answer() -> None:
     run = run_process("--base-url", "http://gateway.invalid", stdin="a@b.c\nsecret\n")
     assert (run.returncode, run.stdout) == (2, "")
-    assert "GATEWAY_EMAIL" in run.stderr
+    assert "LOADTEST_EMAIL" in run.stderr
 
 
 def test_report_that_cannot_be_written_is_noticed_before_any_load(

@@ -25,6 +25,7 @@ class DemoError(Exception):
 class DemoSession:
     """A running demo world; `settings` are the gateway's settings that lead to it."""
 
+    world: "subprocess.Popen[str]"
     settings: Mapping[str, str]
     control_url: str
     latency_seconds: float
@@ -50,6 +51,7 @@ class DemoSession:
         ready = json.loads(line)
         ports = ready["instance_ports"]
         return cls(
+            world,
             {
                 "AVATAR_SERVICE_URL": ready["catalogue"],
                 "AVATAR_MANAGER_URL": ready["manager"],

@@ -1,6 +1,7 @@
 """Pass-through mounts: whole path prefixes that belong to an upstream."""
 
 from flask import Flask
+from werkzeug.routing import BaseConverter
 
 from backend.config import Mount, SettingsError
 from backend.context import bearer, caller, gateway, inbound
@@ -11,8 +12,16 @@ from backend.services.headers import Passage
 from backend.services.policies import Timeouts
 
 
+class _Anything(BaseConverter):
+    """The rest of a path, also one that begins with further slashes."""
+
+    regex = ".*"
+    part_isolating = False
+
+
 def register(app: Flask, mounts: tuple[Mount, ...]) -> None:
     """Add the routes of every mount. Raises SettingsError for one that touches an existing route."""
+    app.url_map.converters["anything"] = _Anything
     taken = [rule.rule.partition("<")[0].rstrip("/") for rule in app.url_map.iter_rules()]
     for mount in mounts:
         for existing in taken:
@@ -35,17 +44,18 @@ def _add(app: Flask, mount: Mount) -> None:
     )
     prefix = mount.prefix.encode("ascii")
 
-    async def view(rest: str = "") -> GatewayResponse:
+    async def view(**_: str) -> GatewayResponse:
         if mount.auth == "required" or (mount.auth == "optional" and bearer() is not None):
             await caller()
         request = inbound()
-        if not request.path.startswith(prefix):
-            raise NotFound  # the prefix itself was percent-encoded: nobody but an attacker does that
-        target = (request.path[len(prefix) :] or b"/") + (b"?" + request.query if request.query else b"")
+        rest = request.path[len(prefix) :] or b"/"
+        if not (request.path.startswith(prefix) and rest.startswith(b"/")):
+            raise NotFound  # the prefix or its slash was percent-encoded: nobody but an attacker does that
+        target = rest + (b"?" + request.query if request.query else b"")
         return relayed(await gateway().forwarder.forward(request, upstream, target, rules))
 
-    endpoint = f"mount{mount.prefix.replace('/', '_').replace('.', '_')}"
-    for rule in (mount.prefix, f"{mount.prefix}/<path:rest>", f"{mount.prefix}/"):
+    endpoint = f"mount{mount.prefix.replace('.', ':')}"  # a dot would name a blueprint
+    for rule in (mount.prefix, f"{mount.prefix}/<anything:rest>"):
         app.add_url_rule(
             rule,
             endpoint,

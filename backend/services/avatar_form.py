@@ -21,6 +21,8 @@ from backend.services.streams import ByteStream
 MEGABYTE = 1 << 20
 # Both files at their limits, and room for the fields around them.
 FORM_BYTES = 160 * MEGABYTE
+# The service would read another name than the one checked here if a field's name had to be tidied up.
+FIELD_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 # So much of a file tells what it is.
 SNIFF_BYTES = 12
 
@@ -147,6 +149,8 @@ class AvatarForm:
                 self._end()
 
     def _begin(self, part: PartBegan) -> None:
+        if not FIELD_NAME.fullmatch(part.name):
+            raise BadRequest("A field of the form has a name that cannot be used.")
         if part.name in self._seen:
             raise BadRequest(f"{part.name} is in the form twice.")
         self._seen.add(part.name)
@@ -170,8 +174,7 @@ class AvatarForm:
 
     def _open_file(self, kind: FileKind) -> None:
         name, filename = self._part.name, _plain(self._part.filename or "")
-        suffix = "." + filename.rpartition(".")[2].lower()
-        if suffix not in kind.suffixes or not kind.looks_right(bytes(self._text)):
+        if not filename.lower().endswith(kind.suffixes) or not kind.looks_right(bytes(self._text)):
             raise UnsupportedMedia(f"{name} needs to be {kind.spoken} ({', '.join(kind.suffixes)}).")
         self._opened = True
         self._missing.discard(name)
@@ -201,7 +204,7 @@ class AvatarForm:
             return
         value = FIELDS[name](value, name) if name in FIELDS else value
         self._missing.discard(name)
-        self._head(f'name="{_plain(name)}"', None)
+        self._head(f'name="{name}"', None)
         self._out += value.encode("utf-8") + b"\r\n"
 
     def _head(self, disposition: str, content_type: str | None) -> None:
@@ -211,5 +214,5 @@ class AvatarForm:
 
 
 def _plain(name: str) -> str:
-    """Return a file or field name without directories, quotes and control characters."""
+    """Return a file name without directories, quotes and control characters."""
     return re.sub(r'[\x00-\x1f\x7f"\\;]', "_", re.split(r"[\\/]", name)[-1])[-120:]

@@ -5,11 +5,12 @@ import logging
 from typing import Any
 from urllib.parse import urlencode
 
-from backend.errors import GatewayError, NotFound, UpstreamError, UpstreamGarbage
+from backend.errors import GatewayError, NotFound, UpstreamBusy, UpstreamError, UpstreamGarbage
 from backend.services.avatar_form import AvatarForm
 from backend.services.dialects import json_object, json_value, read_answer, refusal
 from backend.services.forwarding import Forwarded, Forwarder, Inbound, Upstream
 from backend.services.headers import Pair, first, to_upstream
+from backend.services.names import RESERVED
 from backend.services.policies import Freshness, Timeouts
 from backend.services.transports import UpstreamCall
 
@@ -25,6 +26,8 @@ ADD_TIMEOUTS = Timeouts(first_byte=900, idle=60)
 
 # A name that was in the list so recently is taken to exist without asking again.
 KNOWN_SECONDS = 5.0
+
+UNSURE = "The list of avatars cannot be brought up to date just now. Please try again shortly."
 
 # The first-time name of the frontend's video button; it stands for "the default one".
 ANY_AVATAR = "test_yongen"
@@ -60,10 +63,12 @@ class Catalogue:
             return self._kept, True
 
     async def require(self, name: str) -> str:
-        """Return the name if an avatar bears it. Raises NotFound."""
+        """Return the name if an avatar bears it. Raises NotFound, and UpstreamBusy when that is not known."""
         if not (self._known.fresh and self._kept is not None and name in self._kept):
-            avatars, _ = await self.avatars()
+            avatars, stale = await self.avatars()
             if name not in avatars:
+                if stale:
+                    raise UpstreamBusy(UNSURE)
                 raise NotFound(f"There is no avatar called {name}.")
         return name
 
@@ -110,6 +115,8 @@ class Catalogue:
         }
 
     async def delete(self, inbound: Inbound, name: str) -> dict[str, Any]:
+        # Also when the answer is lost: the service may have done it.
+        self._known.expire()
         forwarded = await self._post(inbound, b"/avatar/delete", {"name": name}, DELETE_TIMEOUTS)
         answer = await self._success(forwarded, "delete")
         if self._kept is not None:
@@ -173,7 +180,11 @@ def _by_name(avatars: object) -> Avatars:
         avatars = {str(item["name"]): item for item in named if item.get("name")}
     if not isinstance(avatars, dict):
         raise UpstreamGarbage
-    return {str(name): _one(entry) for name, entry in avatars.items() if isinstance(entry, dict)}
+    return {
+        str(name): _one(entry)
+        for name, entry in avatars.items()
+        if isinstance(entry, dict) and name != RESERVED
+    }
 
 
 def _one(entry: dict[str, Any]) -> dict[str, Any]:

@@ -56,9 +56,14 @@ def refusal(
 def json_value(content: bytes) -> Any:
     """Parse an upstream's JSON. Raises UpstreamGarbage."""
     try:
-        return json.loads(content)
+        return json.loads(content, parse_constant=_no_number)
     except (ValueError, RecursionError) as exc:
         raise UpstreamGarbage from exc
+
+
+def _no_number(text: str) -> None:
+    """Refuse NaN and Infinity: Python's JSON knows them, no browser's does (RFC 8259, section 6)."""
+    raise ValueError(text)
 
 
 async def read_answer(body: ByteStream) -> bytes:

@@ -3,9 +3,9 @@
 It knows upstreams, not avatars, and HTTP, not Flask.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
-from itertools import count
+from itertools import count, cycle, repeat
 from typing import TypeVar
 
 from backend.errors import UpstreamError
@@ -69,12 +69,12 @@ class Upstream:
             raise ValueError(f"the addresses of {name} need one and the same path")
         return cls(name, tuple("/".join(parts[:3]) for parts in split), base.pop().encode("ascii"))
 
-    def origin(self, attempt: int) -> str:
-        """Return the address for this attempt: calls take turns, a repeated one goes to the next."""
+    def in_turn(self) -> Iterator[str]:
+        """Return the addresses for the attempts of one call: calls take turns, a repeated one goes on."""
         if len(self.origins) == 1:
-            return self.origins[0]
-        start = self._turn() if attempt == 1 else attempt - 1
-        return self.origins[start % len(self.origins)]
+            return repeat(self.origins[0])
+        start = self._turn() % len(self.origins)
+        return cycle(self.origins[start:] + self.origins[:start])
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ class Forwarder:
         """Attempt a prepared call until it is answered or may not be repeated."""
 
         async def once(origin: str) -> UpstreamResponse:
-            return await self._client.open(replace(call, origin=origin))
+            return await self._client.open(call if origin == call.origin else replace(call, origin=origin))
 
         response, attempts = await self._attempts(upstream, call.method, lambda: _replayable(call.body), once)
         headers = to_client(response.headers, passage)
@@ -153,13 +153,13 @@ class Forwarder:
     ) -> tuple[T, int]:
         budget = self._budgets.setdefault(upstream.name, RetryBudget())
         budget.earn()
-        for number in count(1):
+        for number, origin in enumerate(upstream.in_turn(), 1):
             try:
-                return await once(upstream.origin(number)), number
+                return await once(origin), number
             except UpstreamError as error:
                 if not may_retry(error, Attempt(number, method, replayable())) or not budget.spend():
                     raise
-        raise AssertionError("count() has no end")
+        raise AssertionError("addresses have no end")
 
 
 async def _prepared_body(inbound: Inbound, limit: int) -> bytes | ByteStream | None:

@@ -5,26 +5,32 @@
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
 from dataclasses import dataclass
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import httpx
 
 from backend.config import Settings
 from backend.errors import (
+    ClientGone,
     GatewayError,
     UploadStalled,
+    UpstreamError,
     UpstreamFirstByteTimeout,
     UpstreamGarbage,
     UpstreamIdleTimeout,
     UpstreamTotalTimeout,
 )
+from backend.services.deadline import Deadline
+from backend.services.headers import HOP_BY_HOP, PSEUDONYM, Pair, content_length
 from backend.services.policies import Timeouts
 from backend.services.slots import Slots
 from backend.services.streams import ByteStream
-from backend.services.transports import Body, Opened, Transport, UpstreamCall, translated, transport_of
+from backend.services.transports import Opened, Transport, UpstreamCall, translated, transport_of
+
+T = TypeVar("T")
 
 # A client that stalls its upload holds an upstream place: it gets this long between two chunks.
 UPLOAD_IDLE_SECONDS = 60.0
@@ -52,6 +58,8 @@ class HttpClient:
         )
         self.http = httpx.AsyncClient(
             transport=_FrontDoor(self),
+            # Short answers are not worth packing.
+            headers={"user-agent": PSEUDONYM.decode("ascii"), "accept-encoding": "identity"},
             cookies=_jar_that_accepts_nothing(),
             follow_redirects=False,
             trust_env=False,
@@ -76,11 +84,16 @@ class HttpClient:
         """
         assert self._transport is not None, "the client is not open"  # noqa: S101 - a programming error
         await self.slots.acquire()
+        limits = Limits(call.timeouts)
+        whole = call.body is None or isinstance(call.body, bytes)
+        upload = None if whole else Upload(cast(ByteStream, call.body), limits)
         try:
-            deadline = _deadline(call.timeouts)
-            opened = await self._open_in_time(self._transport, call, deadline)
-            return UpstreamResponse(opened, call.timeouts, deadline, self.slots)
+            opened = await self._open_in_time(self._transport, call, upload, limits)
+            return UpstreamResponse(opened, limits, self.slots, upload)
         except BaseException:
+            if upload is not None:
+                upload.close()
+            limits.close()
             self.slots.release()
             raise
 
@@ -94,7 +107,7 @@ class HttpClient:
             response = await self.http.send(request, stream=True)
             try:
                 content = bytearray()
-                async for chunk in response.aiter_raw():
+                async for chunk in response.aiter_bytes():
                     content += chunk
                     if len(content) > ANSWER_BYTES:
                         raise UpstreamGarbage("The avatar service answered far more than expected.")
@@ -102,27 +115,15 @@ class HttpClient:
                 await response.aclose()
         return Answer(response.status_code, bytes(content))
 
-    async def _open_in_time(self, transport: Transport, call: UpstreamCall, deadline: float | None) -> Opened:
-        loop = asyncio.get_running_loop()
-        upload: Upload | None = None
-
-        def latest() -> float:
-            return min(loop.time() + call.timeouts.first_byte, deadline or float("inf"))
-
+    async def _open_in_time(
+        self, transport: Transport, call: UpstreamCall, upload: "Upload | None", limits: "Limits"
+    ) -> Opened:
+        if upload is None:
+            return await limits.head(transport.open(call, cast(bytes | None, call.body)))
         try:
-            async with asyncio.timeout_at(latest()) as clock:
-                body: Body
-                if call.body is None or isinstance(call.body, bytes):
-                    body = call.body
-                else:
-                    body = upload = Upload(call.body, lambda: clock.reschedule(latest()))
-                with translated():
-                    return await transport.open(call, body)
-        except TimeoutError:
-            late = deadline is not None and loop.time() >= deadline
-            raise (UpstreamTotalTimeout if late else UpstreamFirstByteTimeout) from None
+            return await limits.head(transport.open(call, upload))
         except GatewayError:
-            if upload is not None and upload.failure is not None:
+            if upload.failure is not None:
                 raise upload.failure from None
             raise
 
@@ -138,20 +139,69 @@ class Answer:
     content: bytes
 
 
+class Limits:
+    """The time limits of one call, from its first byte out to the last one in, on one timer."""
+
+    def __init__(self, timeouts: Timeouts) -> None:
+        self._deadline = Deadline()
+        self._first_byte = timeouts.first_byte
+        self._idle = timeouts.idle
+        self._end = None if timeouts.total is None else self._deadline.now() + timeouts.total
+        self._answered = False
+
+    async def head(self, opening: Awaitable[Opened]) -> Opened:
+        """Wait for the answer's head. Raises UpstreamFirstByteTimeout and UpstreamTotalTimeout."""
+        opened = await self._within(opening, self._first_byte, UpstreamFirstByteTimeout)
+        self._answered = True
+        return opened
+
+    async def chunk(self, reading: Awaitable[bytes]) -> bytes:
+        """Wait for the next of the body. Raises UpstreamIdleTimeout and UpstreamTotalTimeout."""
+        return await self._within(reading, self._idle, UpstreamIdleTimeout)
+
+    def uploading(self) -> None:
+        """While the client is being waited for, the upstream's clock stands still."""
+        self._push(UPLOAD_IDLE_SECONDS + self._first_byte)
+
+    def uploaded(self) -> None:
+        """A part of the body went up: the wait for the first byte begins anew."""
+        self._push(self._first_byte)
+
+    def close(self) -> None:
+        self._deadline.close()
+
+    def _push(self, seconds: float) -> None:
+        if not self._answered:  # an upstream may answer before it has the whole body
+            self._deadline.push(self._nearer(seconds))
+
+    async def _within(self, awaitable: Awaitable[T], seconds: float, late: type[UpstreamError]) -> T:
+        try:
+            return await self._deadline.within(awaitable, self._nearer(seconds))
+        except TimeoutError:
+            total = self._end is not None and self._deadline.now() >= self._end
+            raise (UpstreamTotalTimeout if total else late) from None
+
+    def _nearer(self, seconds: float) -> float:
+        when = self._deadline.now() + seconds
+        return when if self._end is None or when < self._end else self._end
+
+
 class UpstreamResponse:
     """An upstream's answer: head at once, body by `read`; owns its place in the pool and its connection.
 
     Both go back exactly once, when the body ends, breaks, or is closed.
     """
 
-    def __init__(self, opened: Opened, timeouts: Timeouts, deadline: float | None, slots: Slots) -> None:
+    def __init__(self, opened: Opened, limits: Limits, slots: Slots, upload: "Upload | None") -> None:
         self.status = opened.status
         self.headers = opened.headers
         self.http_version = opened.http_version
         self._opened = opened
-        self._idle = timeouts.idle
-        self._deadline = deadline
+        self._limits = limits
         self._slots: Slots | None = slots
+        self._upload = upload
+        # With a known length the end is known with the last byte: no further look at the connection.
+        self._left = content_length(opened.headers)
 
     async def read(self) -> bytes:
         """Return the next bytes of the body as they arrived, b"" at its end.
@@ -161,30 +211,24 @@ class UpstreamResponse:
         if self._slots is None:
             return b""
         try:
-            with translated():
-                chunk = await self._next_chunk()
+            chunk = await self._limits.chunk(self._opened.read())
         except BaseException:
             await self.aclose()
             raise
-        if not chunk:
+        if self._left is not None:
+            self._left -= len(chunk)
+        if not chunk or self._left == 0:
             await self.aclose()
         return chunk
-
-    async def _next_chunk(self) -> bytes:
-        now = asyncio.get_running_loop().time()
-        end = now + self._idle
-        total_is_nearer = self._deadline is not None and self._deadline < end
-        try:
-            async with asyncio.timeout_at(self._deadline if total_is_nearer else end):
-                return await self._opened.read()
-        except TimeoutError:
-            raise (UpstreamTotalTimeout if total_is_nearer else UpstreamIdleTimeout) from None
 
     async def aclose(self) -> None:
         """Give the place and the connection back; harmless when called again."""
         slots, self._slots = self._slots, None
         if slots is None:
             return
+        self._limits.close()
+        if self._upload is not None:
+            self._upload.close()
         try:
             await self._opened.aclose()
         finally:
@@ -195,37 +239,56 @@ class UpstreamResponse:
 
 
 class Upload:
-    """A request body on its way up: restarts the first-byte clock with each chunk, keeps its own failure.
+    """A request body on its way up: moves the call's clock with each chunk, keeps its own failure.
 
     Client libraries wrap what a body raises; `failure` is the reason as it was.
     """
 
-    def __init__(self, source: ByteStream, on_progress: Callable[[], None]) -> None:
+    def __init__(self, source: ByteStream, limits: Limits) -> None:
         self._source = source
-        self._on_progress = on_progress
-        self.failure: BaseException | None = None
+        self._limits = limits
+        self._deadline = Deadline()
+        self._reading: asyncio.Task[object] | None = None
+        self._closed = False
+        self.failure: Exception | None = None
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 
     async def __anext__(self) -> bytes:
+        if self._closed:
+            raise ClientGone
+        self._limits.uploading()
+        self._reading = asyncio.current_task()
         try:
-            async with asyncio.timeout(UPLOAD_IDLE_SECONDS):
-                chunk = await self._source.read()
+            late = self._deadline.now() + UPLOAD_IDLE_SECONDS
+            chunk = await self._deadline.within(self._source.read(), late)
         except TimeoutError:
             self.failure = UploadStalled()
             raise self.failure from None
-        except BaseException as exc:
+        except asyncio.CancelledError:
+            if self._closed:
+                raise ClientGone from None
+            raise
+        except Exception as exc:
             self.failure = exc
             raise
-        self._on_progress()
+        finally:
+            self._reading = None
+            self._deadline.close()
+        self._limits.uploaded()
         if not chunk:
             raise StopAsyncIteration
         return chunk
 
+    def close(self) -> None:
+        """Take no more of the source: the call is over, whether or not the upstream wanted the whole body.
 
-def _deadline(timeouts: Timeouts) -> float | None:
-    return None if timeouts.total is None else asyncio.get_running_loop().time() + timeouts.total
+        The Rust client reads on in tasks of its own, and would do so for as long as anything comes.
+        """
+        self._closed = True
+        if self._reading is not None and self._reading is not asyncio.current_task():
+            self._reading.cancel()
 
 
 def _jar_that_accepts_nothing() -> CookieJar:
@@ -244,7 +307,7 @@ class _FrontDoor(httpx.AsyncBaseTransport):
             method=request.method,
             origin=str(request.url.copy_with(raw_path=b"/")).rstrip("/"),
             target=request.url.raw_path,
-            headers=tuple((name.lower(), value) for name, value in request.headers.raw),
+            headers=tuple(_end_to_end(request.headers)),
             body=await request.aread() or None,
             timeouts=_timeouts_of(request.extensions),
         )
@@ -255,6 +318,13 @@ class _FrontDoor(httpx.AsyncBaseTransport):
             stream=_FrontDoorBody(response),
             extensions={"http_version": response.http_version.encode("ascii")},
         )
+
+
+def _end_to_end(headers: httpx.Headers) -> Iterator[Pair]:
+    """Yield what the transports send as it is; host and connection are theirs to say."""
+    for name, value in headers.raw:
+        if (lower := name.lower()) != b"host" and lower not in HOP_BY_HOP:
+            yield lower, value
 
 
 def _timeouts_of(extensions: Mapping[str, Any]) -> Timeouts:

@@ -1,10 +1,14 @@
 """Avatar instances: starting one for a user, finding it again, letting go of it."""
 
+import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import quote
+from weakref import WeakValueDictionary
 
+from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from backend.errors import Conflict, GatewayError, UpstreamGarbage
@@ -13,6 +17,8 @@ from backend.services.database import Database
 from backend.services.dialects import MANAGER_BY_STATUS, json_object
 from backend.services.forwarding import Forwarder, Upstream
 from backend.services.policies import Timeouts
+
+T = TypeVar("T")
 
 log = logging.getLogger("gateway.instances")
 
@@ -47,39 +53,30 @@ class Ports:
 
 
 class Instances:
-    """Asks the manager for instances and remembers in the database which user is on which."""
+    """Asks the manager for instances and remembers in the database which user is on which.
+
+    A change outlives the caller who asked for it: the manager makes it anyway, and only an instance that is
+    remembered can be let go of. The changes of one user come one after another.
+    """
 
     def __init__(self, forwarder: Forwarder, manager: Upstream, database: Database, ports: Ports) -> None:
         self._forwarder = forwarder
         self._manager = manager
         self._database = database
         self._ports = ports
+        self._turns: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
+        self._changes: dict[tuple[int, str], asyncio.Task[Any]] = {}
 
     async def start(self, user_id: int, avatar: str) -> dict[str, Any]:
         """Ensure that the user is on a running instance of `avatar`; a former other one is let go of.
 
-        Raises UpstreamBusy when the manager has no place.
+        The same start asked for twice at a time is one. Raises UpstreamBusy when the manager has no place.
         """
-        before = await self._place(user_id)
-        if before is not None and before.avatar == avatar:
-            running = await self._running(before)
-            if running is not None:
-                return _started(running, before, is_new=False)
-        request = {"avatar_id": f"{avatar}_user_{user_id}", "avatar_name": avatar}
-        info = await self._ask("/avatar/start", request, START_TIMEOUTS)
-        place = self._checked(info, avatar)
-        await self._database.run(_remember(user_id, place))
-        if before is not None and before.instance_id != place.instance_id:
-            await self._let_go(before)
-        return _started(info, place, is_new=info.get("connections") == 1)
+        return await self._once((user_id, avatar), lambda: self._start(user_id, avatar))
 
     async def release(self, user_id: int) -> bool:
         """Let go of the user's instance; tell whether there was one."""
-        place = await self._database.run(_forget(user_id))
-        if place is None:
-            return False
-        await self._let_go(place)
-        return True
+        return await self._once((user_id, ""), lambda: self._release(user_id))
 
     async def upstream_of(self, user_id: int) -> Upstream:
         """Return the user's own instance. Raises Conflict when the user has started none."""
@@ -88,13 +85,58 @@ class Instances:
             raise Conflict("You have no running avatar. Please start one first.")
         return self._ports.upstream(place.port)
 
+    async def aclose(self) -> None:
+        """Give up the changes under way."""
+        changes = list(self._changes.values())
+        for change in changes:
+            change.cancel()
+        await asyncio.gather(*changes, return_exceptions=True)
+
+    async def _once(self, key: tuple[int, str], work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        change = self._changes.get(key)
+        if change is None:
+            turn = self._turns.setdefault(key[0], asyncio.Lock())
+            change = asyncio.get_running_loop().create_task(_in_turn(turn, work))
+            self._changes[key] = change
+            change.add_done_callback(lambda _: self._changes.pop(key))
+        outcome: T = await asyncio.shield(change)
+        return outcome
+
+    async def _start(self, user_id: int, avatar: str) -> dict[str, Any]:
+        before = await self._place(user_id)
+        if before is not None and before.avatar == avatar:
+            running = await self._running(before)
+            if running is not None:
+                return _started(running, before, is_new=False)
+        request = {"avatar_id": f"{avatar}_user_{user_id}", "avatar_name": avatar}
+        info = await self._ask("/avatar/start", request, START_TIMEOUTS)
+        place = self._checked(info, avatar)
+        replaced = await self._remembered(user_id, place)
+        # Another process may have started one in the meantime: what it replaced counts as a connection, too.
+        if replaced is not None and (replaced != before or replaced.instance_id != place.instance_id):
+            await self._let_go(replaced)
+        return _started(info, place, is_new=info.get("connections") == 1)
+
+    async def _release(self, user_id: int) -> bool:
+        place = await self._database.run(_forget(user_id))
+        if place is None:
+            return False
+        await self._let_go(place)
+        return True
+
+    async def _remembered(self, user_id: int, place: Place) -> Place | None:
+        try:
+            return await self._database.run(_remember(user_id, place))
+        except Conflict:  # the first row of this user came in between
+            return await self._database.run(_remember(user_id, place))
+
     async def _place(self, user_id: int) -> Place | None:
         return await self._database.run(lambda session: _found(session, user_id))
 
     async def _running(self, place: Place) -> dict[str, Any] | None:
         """Ask the manager whether an instance still is what and where it was; None when in doubt."""
         try:
-            path = f"/avatar/info/{place.instance_id.replace(' ', '%20')}"
+            path = f"/avatar/info/{quote(place.instance_id, safe='')}"
             answer = await self._forwarder.ask("GET", self._manager, path, INFO_TIMEOUTS)
             info = _data(json_object(answer.status, answer.content))
         except GatewayError:
@@ -115,10 +157,20 @@ class Instances:
 
     def _checked(self, info: dict[str, Any], avatar: str) -> Place:
         port, instance_id = info.get("port"), info.get("avatar_id")
-        if not isinstance(port, int) or not isinstance(instance_id, str) or not 0 < len(instance_id) <= 160:
+        if not isinstance(port, int) or not isinstance(instance_id, str) or not _usable(instance_id):
             raise UpstreamGarbage("The avatar manager did not say where the avatar runs.")
         self._ports.upstream(port)
         return Place(avatar, instance_id, port)
+
+
+async def _in_turn(turn: asyncio.Lock, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    async with turn:
+        return await work()
+
+
+def _usable(instance_id: str) -> bool:
+    """Tell whether an instance id can be stored and asked for again."""
+    return 0 < len(instance_id) <= 160 and instance_id.isprintable()
 
 
 def _data(envelope: dict[str, Any]) -> dict[str, Any]:
@@ -145,13 +197,18 @@ def _found(session: Session, user_id: int) -> Place | None:
     return None if row is None else Place(row.avatar, row.instance_id, row.port)
 
 
-def _remember(user_id: int, place: Place) -> Callable[[Session], None]:
-    def work(session: Session) -> None:
+def _remember(user_id: int, place: Place) -> Callable[[Session], Place | None]:
+    def work(session: Session) -> Place | None:
+        # Locks the row, or all of SQLite, which knows no FOR UPDATE: what is read next is what is replaced.
+        mine = AvatarSession.user_id == user_id
+        session.execute(update(AvatarSession).where(mine).values(port=AvatarSession.port))
+        replaced = _found(session, user_id)
         session.merge(
             AvatarSession(
                 user_id=user_id, avatar=place.avatar, instance_id=place.instance_id, port=place.port
             )
         )
+        return replaced
 
     return work
 

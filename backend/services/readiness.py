@@ -12,6 +12,7 @@ from backend.services.forwarding import Forwarder, Upstream
 from backend.services.policies import Freshness, Timeouts
 
 PROBE_SECONDS = 1.0
+LATE = "no answer within a second"
 PROBE_TIMEOUTS = Timeouts(first_byte=PROBE_SECONDS, idle=PROBE_SECONDS, total=PROBE_SECONDS)
 # Health is asked often and by many: each dependency is probed at most once in this time.
 KEPT_SECONDS = 1.0
@@ -65,14 +66,18 @@ class Readiness:
             async with asyncio.timeout(PROBE_SECONDS):
                 await self._database.run(lambda session: session.execute(text("SELECT 1")).scalar_one())
         except TimeoutError:
-            return "no answer within a second"
+            return LATE
         except GatewayError:
             return "unreachable"
         return "ok"
 
     async def _upstream_state(self, upstream: Upstream, path: str) -> str:
         try:
-            answer = await self._forwarder.ask("GET", upstream, path, PROBE_TIMEOUTS)
+            # The limits of the call leave out the wait for a free place.
+            async with asyncio.timeout(PROBE_SECONDS):
+                answer = await self._forwarder.ask("GET", upstream, path, PROBE_TIMEOUTS)
+        except TimeoutError:
+            return LATE
         except GatewayError as error:
             return error.code
         return "ok" if answer.status < 500 else f"answers {answer.status}"

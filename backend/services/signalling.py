@@ -7,6 +7,7 @@ from backend.errors import MethodNotAllowed, NotFound, UpstreamRefused
 from backend.services.dialects import json_object, read_answer
 from backend.services.forwarding import MEGABYTE, Forwarder, Inbound, Rules
 from backend.services.instances import Instances
+from backend.services.names import RESERVED
 from backend.services.policies import Timeouts
 
 # Path -> the one method it answers, and its limits. Instances also serve pages and more: none of it passes.
@@ -41,4 +42,6 @@ class Signalling:
             forwarded = await self._forwarder.forward(inbound, instance, b"/" + path.encode("ascii"), rules)
         except UpstreamRefused as exc:
             raise UpstreamRefused("Your avatar is no longer running. Please start it again.") from exc
-        return json_object(forwarded.status, await read_answer(forwarded.body))
+        content = json_object(forwarded.status, await read_answer(forwarded.body))
+        content.pop(RESERVED, None)
+        return content

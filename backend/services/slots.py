@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 
 from backend.errors import Overloaded
 
@@ -40,7 +41,8 @@ class Slots:
             if place.done() and not place.cancelled():
                 self.release()  # handed over in the same moment: pass it on
             else:
-                self._queue.remove(place)
+                with suppress(ValueError):  # a release in the same moment took it out already
+                    self._queue.remove(place)
             if isinstance(exc, TimeoutError):
                 raise Overloaded from None
             raise

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.config import SettingsError
+from backend.services.names import RESERVED
 
 BUILT_IN = Path(__file__).with_name("speech_models.json")
 
@@ -22,6 +23,8 @@ def load(file: Path | None) -> Models:
         raise SettingsError(f"GATEWAY_TTS_MODELS: cannot be read as JSON ({type(exc).__name__})") from exc
     if not isinstance(models, dict) or not all(isinstance(model, dict) for model in models.values()):
         raise SettingsError("GATEWAY_TTS_MODELS: needs a JSON object of objects, one for each engine")
+    if RESERVED in models:
+        raise SettingsError(f"GATEWAY_TTS_MODELS: an engine cannot be called {RESERVED}")
     return {name: _shown(model) for name, model in models.items()}
 
 

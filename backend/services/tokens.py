@@ -14,35 +14,25 @@ A poll keeps the copy fresh: each asks for what changed since the last one, and 
 import asyncio
 import logging
 import math
-import os
 import re
-import secrets
-import stat
 import time
 import uuid
-from collections import OrderedDict
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
-from pathlib import Path
-from threading import Lock
-from typing import Generic, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import jwt
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from backend.config import Settings, SettingsError
 from backend.errors import Conflict, NotAuthenticated, StoreUnavailable
 from backend.models import login_session
 from backend.models.user import BANNED
 from backend.services.accounts import Account
 from backend.services.database import Database
-
-K = TypeVar("K")
-V = TypeVar("V")
+from backend.services.recent import Recent
 
 log = logging.getLogger(__name__)
 
@@ -98,32 +88,6 @@ class Live(NamedTuple):
     changed_at: int
     jti: str | None
     principal: Principal | None
-
-
-class Recent(Generic[K, V]):
-    """The most recently used entries, at most `size`; any thread may use it."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._entries: OrderedDict[K, V] = OrderedDict()
-        self._lock = Lock()
-
-    def get(self, key: K) -> V | None:
-        with self._lock:
-            value = self._entries.get(key)
-            if value is not None:
-                self._entries.move_to_end(key)
-            return value
-
-    def put(self, key: K, value: V) -> None:
-        with self._lock:
-            self._entries[key] = value
-            self._entries.move_to_end(key)
-            if len(self._entries) > self._size:
-                self._entries.popitem(last=False)
-
-    def __len__(self) -> int:
-        return len(self._entries)
 
 
 class Tokens:
@@ -356,45 +320,6 @@ class Tokens:
             log.info("sign-ins can be read again")
         self._outage = False
         return True
-
-
-def load_key(settings: Settings) -> str:
-    """The signing key: JWT_SECRET_KEY, else the one in `jwt.key` of the instance folder, made at first need.
-
-    Raises SettingsError when the file cannot be used.
-    """
-    if settings.jwt_secret_key is not None:
-        return settings.jwt_secret_key.get_secret_value()
-    path = settings.gateway_instance_dir / "jwt.key"
-    try:
-        if not path.exists():
-            _create_key(path)
-        mode = stat.S_IMODE(path.stat().st_mode)
-        if mode & 0o077:
-            log.warning("%s could be read by others (mode %o), now only by its owner", path, mode)
-            path.chmod(0o600)
-        key = path.read_text("ascii").strip()
-    except (OSError, UnicodeDecodeError) as exc:
-        raise SettingsError(f"JWT_SECRET_KEY: not set, and {path} cannot be used ({exc})") from exc
-    if len(key) < 32:
-        raise SettingsError(f"JWT_SECRET_KEY: not set, and {path} holds less than 32 characters")
-    return key
-
-
-def _create_key(path: Path) -> None:
-    """Write beside, then link: whoever comes first wins, and nobody ever sees half a key."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with open(descriptor, "w", encoding="ascii") as file:
-            file.write(secrets.token_urlsafe(48) + "\n")
-            file.flush()
-            os.fsync(descriptor)
-        with suppress(FileExistsError):
-            os.link(draft, path)
-    finally:
-        draft.unlink()
 
 
 def _decode(token: str, key: str) -> Claims:

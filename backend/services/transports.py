@@ -19,6 +19,7 @@ from pyreqwest.response import Response
 
 from backend.config import Settings
 from backend.errors import (
+    BadTarget,
     GatewayError,
     InternalError,
     Overloaded,
@@ -29,7 +30,7 @@ from backend.errors import (
     UpstreamRefused,
     UpstreamTotalTimeout,
 )
-from backend.services.headers import Pair
+from backend.services.headers import Pair, content_length
 from backend.services.policies import Timeouts
 from backend.services.streams import ByteStream
 
@@ -98,12 +99,23 @@ _FOREIGN = (
 )
 
 
+# How the Rust client's own words begin when it had no connection yet; its `ConnectError` also stands for
+# connections that broke after the call was sent (pyreqwest 0.15), and those may have done the work.
+_NOT_CONNECTED = "client error (Connect)"
+
+
 def meaning_of(exc: Exception) -> GatewayError:
     """Translate an exception of a client library into the gateway's own tree."""
+    if isinstance(exc, reqwest.ConnectError) and not _never_connected(exc):
+        return UpstreamBroken()
     for kind in type(exc).__mro__:
         if kind in MEANING:
             return MEANING[kind]()
     return UpstreamBroken()
+
+
+def _never_connected(exc: reqwest.ConnectError) -> bool:
+    return any(cause["message"] == _NOT_CONNECTED for cause in exc.details["causes"] or ())
 
 
 @contextmanager
@@ -125,6 +137,11 @@ class UpstreamCall:
     headers: tuple[Pair, ...]
     body: bytes | ByteStream | None
     timeouts: Timeouts
+
+    def __post_init__(self) -> None:
+        # Joined to an origin, a target like "@elsewhere/" would name another host.
+        if not self.target.startswith(b"/"):
+            raise BadTarget
 
 
 class Opened(Protocol):
@@ -157,16 +174,16 @@ class ReqwestTransport:
         headers = _as_text(call)
         if headers is None:
             return await self._plain().open(call, body)
-        request = self._client.request(call.method, call.origin + call.target.decode("ascii")).headers(
-            headers
-        )
-        if isinstance(body, bytes):
-            request = request.body_bytes(body)
-        elif body is not None:
-            request = request.body_stream(body)
-        # 0, or up to 64 KiB of a stream are held back until more arrives.
-        streamed = request.streamed_read_buffer_limit(0).build_streamed()
-        return _ReqwestOpened(streamed, await streamed.__aenter__())
+        with translated():
+            url = call.origin + call.target.decode("ascii")
+            request = self._client.request(call.method, url).headers(headers)
+            if isinstance(body, bytes):
+                request = request.body_bytes(body)
+            elif body is not None:
+                request = request.body_stream(body)
+            # 0, or up to 64 KiB of a stream are held back until more arrives.
+            streamed = request.streamed_read_buffer_limit(0).build_streamed()
+            return _ReqwestOpened(streamed, await streamed.__aenter__())
 
     def _plain(self) -> "HttpxTransport":
         """Return the transport for the few messages that the Rust client would rewrite."""
@@ -229,9 +246,10 @@ class _ReqwestOpened:
         self._reader = response.body_reader
 
     async def read(self) -> bytes:
-        while (chunk := await self._reader.read_chunk()) is not None:
-            if len(chunk):
-                return bytes(chunk)
+        with translated():
+            while (chunk := await self._reader.read_chunk()) is not None:
+                if len(chunk):
+                    return bytes(chunk)
         return b""
 
     async def aclose(self) -> None:
@@ -286,7 +304,8 @@ class HttpxTransport:
                 "timeout": {"connect": self._connect, "pool": self._connect, "read": None, "write": None},
             },
         )
-        return _HttpxOpened(await self._transport.handle_async_request(request))
+        with translated():
+            return _HttpxOpened(await self._transport.handle_async_request(request))
 
     async def aclose(self) -> None:
         await self._transport.aclose()
@@ -298,11 +317,19 @@ class _HttpxOpened:
         self.http_version = response.extensions.get("http_version", b"HTTP/1.1").decode("ascii")
         self.headers = [(name.lower(), value) for name, value in response.headers.raw]
         self._response = response
+        self._left = content_length(self.headers)
         assert isinstance(response.stream, httpx.AsyncByteStream)  # noqa: S101 - narrows the type
         self._chunks = aiter(response.stream)
 
     async def read(self) -> bytes:
-        return await anext(self._chunks, b"")
+        with translated():
+            chunk = await anext(self._chunks, b"")
+            if self._left is not None:
+                self._left -= len(chunk)
+                if chunk and self._left == 0:
+                    # httpcore keeps a connection only when it has looked past the last byte.
+                    await anext(self._chunks, b"")
+            return chunk
 
     async def aclose(self) -> None:
         await self._response.aclose()

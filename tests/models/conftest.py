@@ -13,9 +13,9 @@ from sqlalchemy import Engine
 from backend.config import load
 from backend.services.database import attach, upgrade
 
-POSTGRES = os.environ.get("GATEWAY_TEST_POSTGRES", "postgresql://postgres@127.0.0.1:5432/")
+POSTGRES = os.environ.get("TEST_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432/")
 HOW_TO_START = (
-    "no PostgreSQL answers at the address of GATEWAY_TEST_POSTGRES; start one with "
+    "no PostgreSQL answers at the address of TEST_POSTGRES_URL; start one with "
     "`docker run --rm -p 5432:5432 -e POSTGRES_HOST_AUTH_METHOD=trust postgres:16`"
 )
 

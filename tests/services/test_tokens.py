@@ -29,7 +29,8 @@ from backend.models import LoginSession, User, login_session
 from backend.services import tokens as subject
 from backend.services.accounts import Account
 from backend.services.database import Database, attach, upgrade
-from backend.services.tokens import Principal, Tokens, load_key
+from backend.services.signing_key import load_key
+from backend.services.tokens import Principal, Tokens
 
 T = TypeVar("T")
 ROOT = Path(__file__).parents[2]
@@ -781,7 +782,7 @@ def test_key_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
 def test_processes_that_start_together_agree_on_the_key(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from backend.config import load;"
-        "from backend.services.tokens import load_key; sys.stdin.readline();"
+        "from backend.services.signing_key import load_key; sys.stdin.readline();"
         "print(load_key(load({}, None, gateway_instance_dir=Path(sys.argv[1]))))"
     )
     workers = [

@@ -57,7 +57,9 @@ class Exchange:
         self.writer.write(raw)
         await self.writer.drain()
 
-    async def reply(self, body: bytes = b"ok", *headers: tuple[bytes, bytes], status: bytes = b"200 OK") -> None:
+    async def reply(
+        self, body: bytes = b"ok", *headers: tuple[bytes, bytes], status: bytes = b"200 OK"
+    ) -> None:
         """Answer with a Content-Length."""
         lines = [b"HTTP/1.1 " + status, b"Content-Length: %d" % len(body)]
         lines += [name + b": " + value for name, value in headers]

@@ -1,0 +1,331 @@
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+
+from backend.config import Settings
+from backend.demo.faults import Switch
+from backend.demo.world import World
+from tests.routes.conftest import Stage
+from tests.support.frontend import VOICE, Frontend, good, refused
+from tests.support.gateway import Served, free_port, serving
+from tests.support.peer import Exchange, Peer, Script, until
+
+OFFER = {"sdp": "v=0\r\n", "type": "offer"}
+JSON = (b"Content-Type", b"application/json")
+POSTS = ["offer", "human", "humanaudio", "interrupt_talk", "is_speaking", "record", "set_audiotype"]
+
+
+async def started(frontend: Frontend, name: str = "Ada Demo") -> int:
+    return int(good(await frontend.urlencoded("/api/avatar/start", avatar_name=name))["port"])
+
+
+@pytest.mark.asyncio
+async def test_offer_is_answered_by_the_users_own_instance(student: Frontend) -> None:
+    await started(student)
+    answer = await student.json("/api/webrtc/offer", OFFER)
+    content = good(answer)
+    assert set(content) == {"sdp", "type", "sessionid"}
+    assert content["type"] == "answer"
+    assert type(content["sessionid"]) is int
+    # The instance says these for a gateway that it does not know of.
+    assert {"server", "access-control-allow-credentials"}.isdisjoint(answer.headers)
+
+
+@pytest.mark.asyncio
+async def test_whole_conversation_goes_through(student: Frontend, world: World) -> None:
+    await started(student)
+    session = good(await student.json("/api/webrtc/offer", OFFER))["sessionid"]
+    said = {"sessionid": session, "type": "echo", "text": "你好, " * 20}
+    assert good(await student.json("/api/webrtc/human", said)) == {"code": 0, "msg": "ok"}
+    speaking = await student.json("/api/webrtc/is_speaking", {"sessionid": session})
+    assert good(speaking) == {"code": 0, "data": True}
+    good(await student.json("/api/webrtc/interrupt_talk", {"sessionid": session}))
+    silent = await student.json("/api/webrtc/is_speaking", {"sessionid": session})
+    assert good(silent) == {"code": 0, "data": False}
+    good(await student.json("/api/webrtc/record", {"sessionid": session, "type": "start_record"}))
+    audiotype = {"sessionid": session, "audiotype": 1, "reinit": False}
+    good(await student.json("/api/webrtc/set_audiotype", audiotype))
+    health = await student.get("/api/webrtc/health")
+    assert good(health)["sessions"] == 1
+    assert set(world.ledger("instance").by_path) == {f"/{path}" for path in POSTS if path != "humanaudio"} | {
+        "/health"
+    }
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize("path", POSTS)
+@pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE"])
+async def test_other_methods_than_post_are_405(stage: Stage, path: str, method: str) -> None:
+    await started(stage.student)
+    answer = await stage.student.http.request(method, f"/api/webrtc/{path}", headers=stage.student.headers)
+    refused(answer, 405, "method_not_allowed")
+    assert stage.world.ledger("instance").by_path[f"/{path}"] == 0
+
+
+@pytest.mark.asyncio
+async def test_other_paths_are_404_whoever_asks(student: Frontend, world: World) -> None:
+    await started(student)
+    paths = ["", "index.html", "offer/", "offer/x", "//offer", "Offer", "offer%00", "offer%2f", "static/a.js"]
+    for path in [*paths, "health/", "echo", "%6fffer2", "offer;x", "avatar/list", "é"]:
+        for method in ("GET", "POST"):
+            answer = await student.http.request(method, f"/api/webrtc/{path}", headers=student.headers)
+            assert (path, answer.status_code in (404, 400)) == (path, True)
+            refused(answer, answer.status_code)
+    refused(await student.json("/api/webrtc/health"), 405)
+    assert world.ledger("instance").calls == 0
+
+
+@pytest.mark.asyncio
+async def test_path_that_climbs_out_is_refused(served: Served, student: Frontend, world: World) -> None:
+    await started(student)
+    for path in ("/api/webrtc/%2e%2e/echo", "/api/webrtc/offer/..%2fecho", "/api/webrtc/..%5cecho"):
+        request = httpx.Request("POST", served.url, headers=student.headers, json=OFFER)
+        request.extensions["target"] = path.encode()
+        refused(await served.http.send(request), 400, "bad_target")
+    assert world.ledger("instance").calls == 0
+
+
+@pytest.mark.asyncio
+async def test_user_without_an_avatar_is_409(student: Frontend, world: World) -> None:
+    for path in POSTS:
+        refused(await student.json(f"/api/webrtc/{path}", OFFER), 409, "conflict")
+    refused(await student.get("/api/webrtc/health"), 409, "conflict")
+    assert world.ledger("instance").calls + world.ledger("manager").calls == 0
+
+
+@pytest.mark.asyncio
+async def test_full_instance_is_503(student: Frontend, world: World) -> None:
+    await started(student)
+    await world.control.put(Switch("instance", "code-1"))
+    answer = await student.json("/api/webrtc/offer", OFFER)
+    refused(answer, 503, "upstream_busy")
+    assert "retry-after" in answer.headers
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("session", [1, "123456", None])
+async def test_unknown_session_is_404(student: Frontend, session: object) -> None:
+    await started(student)
+    said = {"sessionid": session, "type": "echo", "text": "hello"}
+    refused(await student.json("/api/webrtc/human", said), 404, "not_found")
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("fault", "status"),
+    [("reset", 502), ("500", 502), ("garbage", 502), ("cut-body", 502), ("huge", 502), ("redirect", 502)],
+)
+async def test_failing_instance_is_told_in_the_gateways_words(
+    served: Served, student: Frontend, world: World, fault: str, status: int
+) -> None:
+    port = await started(student)
+    await world.control.put(Switch("instance", fault))
+    answer = await student.json("/api/webrtc/offer", OFFER)
+    refused(answer, status)
+    assert str(port) not in answer.text
+    await until(lambda: served.gateway.client.slots.in_use == 0)
+
+
+@pytest.mark.asyncio
+async def test_dead_instance_says_to_start_again_and_starting_again_helps(
+    student: Frontend, world: World
+) -> None:
+    port = await started(student)
+    await student.http.post(f"{world.manager_url}/avatar/stop", json={"avatar_id": "Ada Demo_user_1"})
+    answer = await student.json("/api/webrtc/offer", OFFER)
+    shown = refused(answer, 502, "upstream_refused")
+    assert "start" in shown["msg"]
+    assert str(port) not in answer.text
+    await started(student)
+    good(await student.json("/api/webrtc/offer", OFFER))
+
+
+@asynccontextmanager
+async def one_instance(
+    settings: Callable[..., Settings], script: Script, **over: object
+) -> AsyncIterator[tuple[Frontend, Peer]]:
+    """A gateway whose manager says that every avatar runs at one scripted peer; a student who started it."""
+    async with Peer(script) as instance:
+
+        async def manage(exchange: Exchange) -> None:
+            await exchange.body()
+            info = {"avatar_id": "x_user_1", "real_avatar_name": "Ada Demo", "port": instance.port}
+            await exchange.reply(json.dumps({"status": "success", "data": info}).encode(), JSON)
+
+        ports = f"{instance.port}-{instance.port}"
+        async with (
+            Peer(manage) as manager,
+            serving(settings(avatar_manager_url=manager.url, avatar_instance_ports=ports, **over)) as served,
+        ):
+            student = Frontend(served.http, await served.token())
+            await started(student)
+            yield student, instance
+
+
+@pytest.mark.asyncio
+async def test_credentials_end_at_the_gateway(settings: Callable[..., Settings]) -> None:
+    async def script(exchange: Exchange) -> None:
+        exchange.head.headers.append((b"body", await exchange.body()))
+        await exchange.reply(b'{"code":0}', JSON, (b"Set-Cookie", b"a=b"), (b"X-Powered-By", b"aiohttp"))
+
+    async with one_instance(settings, script) as (student, instance):
+        headers = student.headers | {"Cookie": "session=1", "sessionid": "123456"}
+        answer = await student.http.post("/api/webrtc/human", json={"text": "hi"}, headers=headers)
+        assert good(answer) == {"code": 0}
+        assert {"set-cookie", "x-powered-by"}.isdisjoint(answer.headers)
+        (head,) = instance.heads
+        assert head.target == b"/human"
+        assert (head.get(b"authorization"), head.get(b"cookie")) == (None, None)
+        assert head.get(b"content-type") == b"application/json"
+        assert json.loads(head.get(b"body") or b"") == {"text": "hi"}
+
+
+@pytest.mark.asyncio
+async def test_recording_passes_on_while_it_arrives(settings: Callable[..., Settings]) -> None:
+    arrived: list[bytes] = []
+
+    async def script(exchange: Exchange) -> None:
+        while chunk := await exchange.chunk():
+            arrived.append(chunk)
+        await exchange.reply(b'{"code":0}', JSON)
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"--b\r\n" + VOICE
+        await until(lambda: b"".join(arrived).endswith(VOICE))
+        yield b"\r\n--b--\r\n"
+
+    async with one_instance(settings, script) as (student, _):
+        headers = student.headers | {"Content-Type": "multipart/form-data; boundary=b"}
+        good(await student.http.post("/api/webrtc/humanaudio", content=body(), headers=headers))
+        assert b"".join(arrived) == b"--b\r\n" + VOICE + b"\r\n--b--\r\n"
+
+
+@pytest.mark.asyncio
+async def test_recording_reaches_the_session_of_the_demo(student: Frontend) -> None:
+    await started(student)
+    session = good(await student.json("/api/webrtc/offer", OFFER))["sessionid"]
+    form = {"sessionid": (None, str(session)), "file": ("a.wav", VOICE + bytes(64_000))}
+    good(await student.http.post("/api/webrtc/humanaudio", files=form, headers=student.headers))
+    speaking = await student.json("/api/webrtc/is_speaking", {"sessionid": session})
+    assert good(speaking)["data"] is True
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(("path", "megabytes"), [("offer", 1), ("human", 1), ("humanaudio", 101)])
+async def test_body_over_its_limit_is_413(student: Frontend, world: World, path: str, megabytes: int) -> None:
+    await started(student)
+    content = bytes(megabytes * (1 << 20) + 1)
+    refused(await student.http.post(f"/api/webrtc/{path}", content=content, headers=student.headers), 413)
+    assert world.ledger("instance").by_path[f"/{path}"] == 0
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [
+        (b'{"code":0,"token":"evil"}', 200),
+        (b"null", 502),
+        (b"[]", 502),
+        (b"", 502),
+        (b'{"code":NaN}', 502),
+        (b'{"code":-1,"msg":"full"}', 503),
+    ],
+)
+async def test_instance_cannot_trip_the_frontend(
+    settings: Callable[..., Settings], content: bytes, status: int
+) -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.body()
+        await exchange.reply(content, JSON)
+
+    async with one_instance(settings, script) as (student, _):
+        answer = await student.json("/api/webrtc/offer", OFFER)
+        if status == 200:
+            assert good(answer) == {"code": 0}
+        else:
+            refused(answer, status)
+
+
+Answer = Callable[[int], object]
+MANAGERS: dict[str, Answer] = {
+    "other port": lambda port: {"avatar_id": "a", "port": port},
+    "port 22": lambda _: {"avatar_id": "a", "port": 22},
+    "port as text": lambda _: {"avatar_id": "a", "port": "8615"},
+    "port as truth": lambda _: {"avatar_id": "a", "port": True},
+    "no port": lambda _: {"avatar_id": "a"},
+    "no id": lambda port: {"port": port},
+    "id of another kind": lambda port: {"avatar_id": 5, "port": port},
+    "no data": lambda _: None,
+    "data of another kind": lambda _: [1],
+}
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("kind", MANAGERS)
+async def test_place_where_no_instance_may_live_is_never_dialled(
+    settings: Callable[..., Settings], kind: str
+) -> None:
+    async def never(exchange: Exchange) -> None:
+        raise AssertionError("dialled")
+
+    async with Peer(never) as elsewhere:
+
+        async def manage(exchange: Exchange) -> None:
+            await exchange.body()
+            content = {"status": "success", "data": MANAGERS[kind](elsewhere.port)}
+            await exchange.reply(json.dumps(content).encode(), JSON)
+
+        port = free_port()
+        assert port != elsewhere.port
+        async with (
+            Peer(manage) as manager,
+            serving(settings(avatar_manager_url=manager.url, avatar_instance_ports=f"{port}")) as served,
+        ):
+            student = Frontend(served.http, await served.token())
+            answer = await student.urlencoded("/api/avatar/start", avatar_name="Ada Demo")
+            refused(answer, 502, "upstream_garbage")
+            refused(await student.json("/api/webrtc/offer", OFFER), 409)
+            assert elsewhere.connections == 0
+
+
+ODD_IDS = ["a b", "a/../b", "a?b#c", "a%2fb", "数字人", "..", "a'b\"c", "x" * 160]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("instance_id", ODD_IDS)
+async def test_instance_id_of_any_spelling_is_asked_for_as_it_is(
+    settings: Callable[..., Settings], instance_id: str
+) -> None:
+    info = {"avatar_id": instance_id, "real_avatar_name": "Ada Demo", "port": 8615, "running": True}
+
+    async def manage(exchange: Exchange) -> None:
+        await exchange.body()
+        await exchange.reply(json.dumps({"status": "success", "data": info}).encode(), JSON)
+
+    async with Peer(manage) as manager, serving(settings(avatar_manager_url=manager.url)) as served:
+        student = Frontend(served.http, await served.token())
+        for _ in range(2):
+            assert await started(student) == 8615
+        targets = [head.target for head in manager.heads]
+        assert targets[0] == b"/avatar/start"
+        assert all(target.isascii() and b"#" not in target and b"?" not in target for target in targets)
+        assert len(targets) == 2
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("instance_id", ["", "x" * 161, "a\nb", "a\x00b", "\ud800"])
+async def test_instance_id_that_cannot_be_kept_is_502(
+    settings: Callable[..., Settings], instance_id: str
+) -> None:
+    async def manage(exchange: Exchange) -> None:
+        await exchange.body()
+        content = {"status": "success", "data": {"avatar_id": instance_id, "port": 8615}}
+        await exchange.reply(json.dumps(content).encode(), JSON)
+
+    async with Peer(manage) as manager, serving(settings(avatar_manager_url=manager.url)) as served:
+        student = Frontend(served.http, await served.token())
+        answer = await student.urlencoded("/api/avatar/start", avatar_name="Ada Demo")
+        refused(answer, 502, "upstream_garbage")

@@ -1,0 +1,366 @@
+"""The forwarding core on its own: preparing, attempting again, finishing; no server in front."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from backend.errors import (
+    BadTarget,
+    ClientGone,
+    Overloaded,
+    TooLarge,
+    UpstreamBroken,
+    UpstreamError,
+    UpstreamFirstByteTimeout,
+    UpstreamRefused,
+)
+from backend.services.forwarding import KEPT_BODY_BYTES, Forwarder, Inbound, Rules, Upstream
+from backend.services.headers import Origin, Passage
+from backend.services.http_client import HttpClient
+from backend.services.policies import Timeouts
+from backend.services.streams import ByteStream, read_whole
+
+from ..support.gateway import free_port
+from ..support.peer import Exchange, Peer, until
+from ..support.upstream import GENEROUS, client_of
+from ..support.wire import Pair, unanswering
+
+pytestmark = pytest.mark.asyncio
+
+ORIGIN = Origin("192.0.2.7", "http", b"gateway.test", "1.1", "0123456789abcdef")
+RULES = Rules(GENEROUS)
+
+
+@pytest_asyncio.fixture(params=["reqwest", "httpx"])
+async def client(request: pytest.FixtureRequest) -> AsyncIterator[HttpClient]:
+    async with client_of(request.param, gateway_connect_seconds=0.3) as opened:
+        yield opened
+
+
+class Body:
+    """A request body of given chunks."""
+
+    def __init__(self, *chunks: bytes | Exception) -> None:
+        self._chunks = list(chunks)
+        self.reads = 0
+
+    async def read(self) -> bytes:
+        self.reads += 1
+        chunk = self._chunks.pop(0) if self._chunks else b""
+        if isinstance(chunk, Exception):
+            raise chunk
+        return chunk
+
+    async def aclose(self) -> None:
+        return None
+
+
+def request(method: str = "GET", *headers: Pair, body: ByteStream | None = None) -> Inbound:
+    return Inbound(method, b"/", b"", headers, body, ORIGIN)
+
+
+async def echo(exchange: Exchange) -> None:
+    await exchange.reply(await exchange.body())
+
+
+async def told(forwarder: Forwarder, upstream: Upstream, inbound: Inbound, **more: Any) -> tuple[dict, bytes]:
+    """Forward and read the answer whole."""
+    forwarded = await forwarder.forward(inbound, upstream, more.pop("target", b"/"), more.pop("rules", RULES))
+    return dict(forwarded.headers), await read_whole(forwarded.body, 1 << 30)
+
+
+def breaking(times: int, then: Callable = echo) -> Callable:
+    """A script that resets its first connections after it read the request."""
+
+    async def script(exchange: Exchange) -> None:
+        if exchange.number <= times:
+            await exchange.body()
+            exchange.reset()
+        else:
+            await then(exchange)
+
+    return script
+
+
+def refused() -> str:
+    return f"http://127.0.0.1:{free_port()}"
+
+
+# Where a call goes
+
+
+@pytest.mark.parametrize(
+    ("urls", "origins", "base"),
+    [
+        (["http://a:1"], ("http://a:1",), b""),
+        (["http://a:1/"], ("http://a:1",), b""),
+        (["http://a:1/v1/x/"], ("http://a:1",), b"/v1/x"),
+        (["http://a:1/v1", "https://b/v1"], ("http://a:1", "https://b"), b"/v1"),
+    ],
+)
+async def test_upstream_is_made_from_its_addresses(urls: list[str], origins: tuple, base: bytes) -> None:
+    upstream = Upstream.at("x", *urls)
+    assert (upstream.origins, upstream.base_path) == (origins, base)
+
+
+async def test_addresses_of_one_service_share_their_path() -> None:
+    with pytest.raises(ValueError, match="addresses of x"):
+        Upstream.at("x", "http://a/v1", "http://b/v2")
+
+
+async def test_calls_take_turns_and_each_goes_on_from_its_own_turn() -> None:
+    upstream = Upstream.at("x", "http://a", "http://b", "http://c")
+    turns = [upstream.in_turn() for _ in range(4)]
+    assert ["".join(next(turn)[-1] for _ in range(4)) for turn in turns] == ["abca", "bcab", "cabc", "abca"]
+
+
+async def test_base_path_of_the_upstream_comes_first(client: HttpClient) -> None:
+    async with Peer(echo) as peer:
+        upstream = Upstream.at("x", peer.url + "/v1")
+        await told(Forwarder(client), upstream, request(), target=b"/a%2fb?c='d'")
+    assert peer.heads[0].target == b"/v1/a%2fb?c='d'"
+
+
+@pytest.mark.parametrize("target", [b"@127.0.0.1:1/", b"%2f@127.0.0.1:1/", b".evil.test/", b"", b":1/"])
+async def test_target_never_names_the_host(client: HttpClient, target: bytes) -> None:
+    async with Peer(echo) as peer:
+        with pytest.raises(BadTarget):
+            await told(Forwarder(client), Upstream.at("x", peer.url), request(), target=target)
+    assert peer.connections == 0
+
+
+# What is tried again
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_refused_call_goes_to_the_next_address(client: HttpClient, method: str) -> None:
+    async with Peer(echo) as peer:
+        upstream, forwarder = Upstream.at("x", refused(), peer.url), Forwarder(client)
+        seen = []
+        for _ in range(4):
+            body = Body(b"abc") if method == "POST" else None
+            lines = [(b"content-length", b"3")] if method == "POST" else []
+            headers, content = await told(forwarder, upstream, request(method, *lines, body=body))
+            assert content == (b"abc" if method == "POST" else b"")
+            seen.append(headers.get(b"x-upstream-attempts"))
+    assert seen == [b"2", None, b"2", None]
+
+
+async def test_address_that_does_not_answer_the_handshake_is_passed_by(client: HttpClient) -> None:
+    with unanswering() as port:
+        async with Peer(echo) as peer:
+            upstream = Upstream.at("x", f"http://127.0.0.1:{port}", peer.url)
+            headers, _ = await told(Forwarder(client), upstream, request())
+    assert headers[b"x-upstream-attempts"] == b"2"
+
+
+async def test_three_refusals_are_enough(client: HttpClient) -> None:
+    async with Peer(echo) as peer:
+        upstream = Upstream.at("x", refused(), refused(), refused(), peer.url)
+        with pytest.raises(UpstreamRefused):
+            await told(Forwarder(client), upstream, request())
+    assert peer.heads == []
+
+
+async def test_get_whose_connection_broke_is_tried_once_more(client: HttpClient) -> None:
+    async with Peer(breaking(1)) as peer:
+        headers, _ = await told(Forwarder(client), Upstream.at("x", peer.url), request())
+    assert headers[b"x-upstream-attempts"] == b"2"
+    assert len(peer.heads) == 2
+
+
+async def test_get_that_breaks_twice_is_not_tried_a_third_time(client: HttpClient) -> None:
+    async with Peer(breaking(9)) as peer:
+        with pytest.raises(UpstreamBroken):
+            await told(Forwarder(client), Upstream.at("x", peer.url), request())
+    assert len(peer.heads) == 2
+
+
+@pytest.mark.parametrize("method", ["POST", "PATCH"])
+@pytest.mark.parametrize("kept", [False, True])
+async def test_post_is_never_sent_twice(client: HttpClient, method: str, kept: bool) -> None:
+    async with Peer(echo) as peer:
+        upstream, forwarder = Upstream.at("x", peer.url, peer.url), Forwarder(client)
+        if kept:
+            await told(forwarder, upstream, request())
+        peer.script = breaking(9)
+        peer.heads.clear()
+        inbound = request(method, (b"content-length", b"3"), body=Body(b"abc"))
+        with pytest.raises(UpstreamBroken):
+            await told(forwarder, upstream, inbound)
+        assert len(peer.heads) == 1
+
+
+async def test_put_with_a_kept_body_is_sent_again_whole(client: HttpClient) -> None:
+    async with Peer(breaking(1)) as peer:
+        inbound = request("PUT", (b"content-length", b"6"), body=Body(b"abc", b"def"))
+        headers, content = await told(Forwarder(client), Upstream.at("x", peer.url), inbound)
+    assert (headers[b"x-upstream-attempts"], content) == (b"2", b"abcdef")
+
+
+async def test_put_whose_body_is_gone_is_not_sent_again(client: HttpClient) -> None:
+    async with Peer(breaking(9)) as peer:
+        with pytest.raises(UpstreamBroken):
+            await told(Forwarder(client), Upstream.at("x", peer.url), request("PUT", body=Body(b"abc")))
+    assert len(peer.heads) == 1
+
+
+async def test_streamed_body_that_nobody_touched_goes_to_the_next_address(client: HttpClient) -> None:
+    async with Peer(echo) as peer:
+        upstream = Upstream.at("x", refused(), peer.url)
+        headers, content = await told(Forwarder(client), upstream, request("POST", body=Body(b"abc", b"d")))
+    assert (headers[b"x-upstream-attempts"], content) == (b"2", b"abcd")
+
+
+async def test_call_that_may_still_be_working_is_not_sent_again(client: HttpClient) -> None:
+    async def silent(exchange: Exchange) -> None:
+        await exchange.client_left()
+
+    async with Peer(silent) as peer:
+        rules = Rules(Timeouts(first_byte=0.1, idle=1))
+        with pytest.raises(UpstreamFirstByteTimeout):
+            await told(Forwarder(client), Upstream.at("x", peer.url), request(), rules=rules)
+        assert len(peer.heads) == 1
+
+
+@pytest.mark.parametrize("status", [b"500 Oops", b"502 Bad", b"503 Busy", b"429 Slow"])
+async def test_answer_is_an_answer_whatever_its_status(client: HttpClient, status: bytes) -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.reply(b"no", status=status)
+
+    async with Peer(script) as peer:
+        forwarded = await Forwarder(client).forward(request(), Upstream.at("x", peer.url), b"/", RULES)
+        await forwarded.body.aclose()
+        assert (forwarded.status, len(peer.heads)) == (int(status[:3]), 1)
+
+
+async def test_failing_upstream_is_not_asked_ever_more_often(client: HttpClient) -> None:
+    async with Peer(breaking(10_000)) as peer:
+        upstream, forwarder = Upstream.at("x", peer.url), Forwarder(client)
+        for _ in range(40):
+            with pytest.raises(UpstreamError):
+                await told(forwarder, upstream, request())
+    assert 40 < len(peer.heads) <= 40 + 10 + 4
+
+
+async def test_budget_of_one_upstream_is_not_spent_by_another(client: HttpClient) -> None:
+    async with Peer(breaking(10_000)) as bad, Peer(breaking(1)) as good:
+        forwarder = Forwarder(client)
+        for _ in range(20):
+            with pytest.raises(UpstreamError):
+                await told(forwarder, Upstream.at("bad", bad.url), request())
+        headers, _ = await told(forwarder, Upstream.at("good", good.url), request())
+    assert headers[b"x-upstream-attempts"] == b"2"
+
+
+async def test_own_question_is_tried_again_like_any_other(client: HttpClient) -> None:
+    async with Peer(breaking(1)) as peer:
+        upstream = Upstream.at("x", refused(), peer.url + "/")
+        answer = await Forwarder(client).ask("GET", Upstream.at("x", peer.url), "/a", GENEROUS)
+        assert answer.status == 200
+        answer = await Forwarder(client).ask("POST", upstream, "/b", GENEROUS, {"c": 1})
+    assert answer.content in (b'{"c":1}', b'{"c": 1}')
+    assert [head.target for head in peer.heads] == [b"/a", b"/a", b"/b"]
+
+
+async def test_own_post_is_never_sent_twice(client: HttpClient) -> None:
+    async with Peer(breaking(9)) as peer:
+        with pytest.raises(UpstreamBroken):
+            await Forwarder(client).ask("POST", Upstream.at("x", peer.url), "/b", GENEROUS, {})
+    assert len(peer.heads) == 1
+
+
+# Bodies
+
+
+@pytest.mark.parametrize("declared", [b"6", b"1000000"])
+async def test_declared_length_over_the_limit_is_refused_before_anything_is_read(
+    client: HttpClient, declared: bytes
+) -> None:
+    body = Body(b"abcdef")
+    async with Peer(echo) as peer:
+        inbound = request("POST", (b"content-length", declared), body=body)
+        with pytest.raises(TooLarge):
+            await told(Forwarder(client), Upstream.at("x", peer.url), inbound, rules=Rules(GENEROUS, 5))
+    assert (body.reads, peer.connections) == (0, 0)
+
+
+async def test_undeclared_body_over_the_limit_breaks_off_and_never_looks_whole(client: HttpClient) -> None:
+    whole: list[bytes] = []
+
+    async def script(exchange: Exchange) -> None:
+        whole.append(await exchange.body())
+
+    async with Peer(script) as peer:
+        inbound = request("POST", body=Body(b"abc", b"def", b"ghi"))
+        with pytest.raises(TooLarge):
+            await told(Forwarder(client), Upstream.at("x", peer.url), inbound, rules=Rules(GENEROUS, 5))
+        await until(lambda: peer.open == 0)
+    assert whole == []
+
+
+async def test_small_body_is_taken_before_a_place_is(client: HttpClient) -> None:
+    arriving = asyncio.Event()
+
+    class Dribbling(Body):
+        async def read(self) -> bytes:
+            await arriving.wait()
+            return await super().read()
+
+    async with Peer(echo) as peer:
+        inbound = request("POST", (b"content-length", b"3"), body=Dribbling(b"abc"))
+        call = asyncio.create_task(told(Forwarder(client), Upstream.at("x", peer.url), inbound))
+        await asyncio.sleep(0.05)
+        assert (client.slots.in_use, peer.connections) == (0, 0)
+        arriving.set()
+        assert (await call)[1] == b"abc"
+
+
+async def test_client_that_leaves_amid_its_body_ends_the_call(client: HttpClient) -> None:
+    async with Peer(echo) as peer:
+        for size in (b"10", b"%d" % (KEPT_BODY_BYTES + 1)):
+            inbound = request("POST", (b"content-length", size), body=Body(b"abc", ClientGone()))
+            with pytest.raises(ClientGone):
+                await told(Forwarder(client), Upstream.at("x", peer.url), inbound)
+        await until(lambda: peer.open == 0)
+    assert client.slots.in_use == 0
+
+
+# Credentials and headers end to end
+
+
+async def test_rules_decide_which_credentials_pass(client: HttpClient) -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.reply(b"ok", (b"Set-Cookie", b"a=1"), (b"Set-Cookie", b"b=2"))
+
+    lines = [(b"authorization", b"Bearer t"), (b"cookie", b"c=3")]
+    async with Peer(script) as peer:
+        for passage in (Passage(), Passage(authorization=True), Passage(cookies=True)):
+            rules = Rules(GENEROUS, passage=passage)
+            forwarded = await Forwarder(client).forward(
+                request("GET", *lines), Upstream.at("x", peer.url), b"/", rules
+            )
+            await forwarded.body.aclose()
+            head = peer.heads[-1]
+            assert head.all(b"authorization") == ([b"Bearer t"] if passage.authorization else [])
+            assert head.all(b"cookie") == ([b"c=3"] if passage.cookies else [])
+            cookies = [value for name, value in forwarded.headers if name == b"set-cookie"]
+            assert cookies == ([b"a=1", b"b=2"] if passage.cookies else [])
+
+
+async def test_full_pool_is_not_a_reason_to_try_again() -> None:
+    async def silent(exchange: Exchange) -> None:
+        await exchange.client_left()
+
+    settings = {"upstream_max_connections": 1, "gateway_pool_waiting": 0}
+    async with client_of("reqwest", **settings) as client, Peer(silent) as peer:
+        forwarder, upstream = Forwarder(client), Upstream.at("x", peer.url)
+        call = asyncio.create_task(told(forwarder, upstream, request()))
+        await until(lambda: len(peer.heads) == 1)
+        with pytest.raises(Overloaded):
+            await told(forwarder, upstream, request())
+        call.cancel()
+        await asyncio.wait({call})

@@ -1,0 +1,72 @@
+"""The gateway as a process with its demo world: signed in, and with the world's counters at hand."""
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.support.gateway import Spawned, spawned
+
+
+@dataclass
+class Demo:
+    """A running demo: `http` is signed in as the student, `control` is the world's control port."""
+
+    gateway: Spawned
+    http: httpx.AsyncClient
+    control: str
+
+    @property
+    def port(self) -> int:
+        return int(self.gateway.url.rpartition(":")[2])
+
+    async def counters(self, service: str = "catalogue") -> dict[str, Any]:
+        async with httpx.AsyncClient(trust_env=False) as http:
+            return dict((await http.get(f"{self.control}/counters")).json()[service])
+
+    async def until_open(self, calls: int, seconds: float = 20) -> None:
+        """Wait until the catalogue works on so many calls."""
+        async with asyncio.timeout(seconds):
+            while (await self.counters())["open"] != calls:  # noqa: ASYNC110 - another process counts
+                await asyncio.sleep(0.02)
+
+    async def put(self, path: str, /, **values: Any) -> None:
+        """Set a fault or the latency."""
+        async with httpx.AsyncClient(trust_env=False) as http:
+            (await http.put(f"{self.control}{path}", json=values)).raise_for_status()
+
+    def preview(self) -> "Any":
+        """A call that takes as long as the demo's latency."""
+        return self.http.post("/api/avatar/preview", data={"avatar_name": "Ada Demo"})
+
+
+def greeting(gateway: Spawned) -> str:
+    """The rest of what a demo prints at its start."""
+    assert gateway.process.stdout is not None
+    lines = []
+    for line in gateway.process.stdout:
+        lines.append(line)
+        if line.lstrip().startswith("faults"):
+            return "".join(lines)
+    raise AssertionError("the greeting broke off")
+
+
+@contextlib.asynccontextmanager
+async def demo(folder: Path, *arguments: str, **environment: str) -> AsyncIterator[Demo]:
+    """Run `run.py --demo` until the block ends."""
+    with spawned(folder, "--demo", *arguments, **environment) as gateway:
+        control = re.search(r"--control (http://\S+)", greeting(gateway))
+        assert control is not None
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(
+            base_url=gateway.url, trust_env=False, timeout=30, limits=limits
+        ) as http:
+            account = {"email": "student@demo.local", "password": "Demo-pass1!"}
+            answer = await http.post("/api/login", json=account)
+            http.headers["Authorization"] = f"Bearer {answer.json()['token']}"
+            yield Demo(gateway, http, control[1])

@@ -1,0 +1,207 @@
+"""Which module may know which, and how large things may grow: read from the source, not by running it."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FILES = [ROOT / "run.py", *sorted((ROOT / "backend").rglob("*.py"))]
+CODE = [file for file in FILES if "versions" not in file.parts]
+MOST_LINES = 400
+MOST_LINES_OF_A_FUNCTION = 60
+
+# Part of the program -> the parts it may import. A part is the longest of these prefixes that fits a module.
+ALLOWED: dict[str, set[str]] = {
+    "run": {"app", "config", "server", "granian_server", "demo.session"},
+    "server": {"app", "config", "http2"},
+    "http2": set(),
+    "granian_server": {"server", "config"},
+    "app": {"asgi", "cli", "config", "context", "cors", "exchange", "hooks", "routes", "services"},
+    "cli": {"errors", "models", "services"},
+    "hooks": {"context", "cors", "errors", "responses", "services"},
+    "routes": {"config", "context", "errors", "models", "responses", "services"},
+    "context": {"config", "errors", "exchange", "responses", "services", "wsgi"},
+    "asgi": {"exchange", "responses", "services", "switch", "wsgi"},
+    "exchange": {"errors", "responses", "services"},
+    "responses": {"services", "wsgi"},
+    "wsgi": {"services"},
+    "cors": {"services"},
+    "switch": set(),
+    "services": {"config", "errors", "models", "services"},
+    "migrations": {"models", "services"},
+    "models": {"models"},
+    "config": set(),
+    "errors": set(),
+    # The demo world stands alone; only its session, which starts it, knows the gateway.
+    "demo": {"demo"},
+    "demo.session": {"config", "context", "errors", "services"},
+}
+# The bridge serves any Flask application: of the services it may know only what has nothing of avatars.
+OF_THE_BRIDGE = {"asgi", "exchange", "responses", "switch", "wsgi"}
+KNOWN_TO_THE_BRIDGE = {"deadline", "forwarding", "headers", "streams", "threads"}
+
+# Third-party library -> the only modules that may import it.
+OWNERS = {
+    "httpx": {"services.http_client", "services.transports"},
+    "pyreqwest": {"services.transports"},
+    "greenlet": {"switch"},
+    "asgiref": {"asgi"},
+    "hypercorn": {"server", "http2"},
+    "h2": {"http2"},
+    "granian": {"granian_server"},
+    "jwt": {"services.tokens"},
+    "argon2": {"services.passwords"},
+    "pydantic": {"config"},
+    "dotenv": {"config"},
+}
+
+
+ENVIRONMENT = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"}
+
+
+def parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_text("utf-8"), str(file))
+
+
+def name_of(file: Path) -> str:
+    """`services.tokens` for backend/services/tokens.py, `run` for run.py."""
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(part for part in parts if part not in ("backend", "__init__")) or "backend"
+
+
+def imports_of(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Every imported module with its line; `from backend import x` is an import of `backend.x`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: imports are absolute"
+            module = node.module or ""
+            if module == "backend" or module.startswith("backend."):
+                names = [f"{module}.{alias.name}" for alias in node.names]
+                yield from ((name if _is_module(name) else module, node.lineno) for name in names)
+            else:
+                yield module, node.lineno
+
+
+def _is_module(dotted: str) -> bool:
+    path = ROOT.joinpath(*dotted.split("."))
+    return path.with_suffix(".py").is_file() or path.is_dir()
+
+
+def part_of(module: str) -> str:
+    fitting = [part for part in ALLOWED if module == part or module.startswith(part + ".")]
+    assert fitting, f"{module} belongs to no part of the program: say in ALLOWED what it may import"
+    return max(fitting, key=len)
+
+
+def identifier(file: Path) -> str:
+    return str(file.relative_to(ROOT))
+
+
+every_file = pytest.mark.parametrize("file", FILES, ids=identifier)
+code_file = pytest.mark.parametrize("file", CODE, ids=identifier)
+
+
+def test_there_is_something_to_check() -> None:
+    assert len(CODE) > 40
+    assert {name_of(file) for file in CODE} >= {"run", "asgi", "services.http_client", "routes.mounts"}
+
+
+@code_file
+def test_imports_follow_the_drawing(file: Path) -> None:
+    module = name_of(file)
+    if module == "backend":
+        return
+    part = part_of(module)
+    for imported, line in imports_of(parsed(file)):
+        if imported.startswith("backend."):
+            other = part_of(imported.removeprefix("backend."))
+            assert other in ALLOWED[part], f"{file.name}:{line}: {module} may not know {imported}"
+
+
+@pytest.mark.parametrize("module", sorted(OF_THE_BRIDGE))
+def test_the_bridge_knows_nothing_of_avatars(module: str) -> None:
+    for imported, _ in imports_of(parsed(ROOT / "backend" / f"{module}.py")):
+        if imported.startswith("backend.services."):
+            assert imported.split(".")[2] in KNOWN_TO_THE_BRIDGE
+
+
+@code_file
+def test_services_and_models_know_no_flask(file: Path) -> None:
+    module = name_of(file)
+    inner = module.split(".")[0] in ("services", "models", "errors", "config", "switch")
+    if module == "services.database" or not inner:
+        return
+    for imported, line in imports_of(parsed(file)):
+        assert re.fullmatch(r"(flask|flask_\w+|werkzeug)(\..+)?", imported) is None, f"{file.name}:{line}"
+
+
+@code_file
+def test_each_library_has_its_owner(file: Path) -> None:
+    module = name_of(file)
+    for imported, line in imports_of(parsed(file)):
+        owners = OWNERS.get(imported.split(".")[0])
+        assert owners is None or module in owners, f"{file.name}:{line}: {imported} belongs to {owners}"
+
+
+@code_file
+def test_only_the_settings_read_the_environment(file: Path) -> None:
+    if name_of(file) == "config":
+        return
+    for node in ast.walk(parsed(file)):
+        used: set[str] = set()
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "os":
+            used = {node.attr}
+        elif isinstance(node, ast.ImportFrom) and node.module == "os":
+            used = {alias.name for alias in node.names}
+        assert not used & ENVIRONMENT, f"{file.name}:{getattr(node, 'lineno', 0)}"
+
+
+@code_file
+def test_an_import_inside_a_function_gives_its_reason(file: Path) -> None:
+    lines = file.read_text("utf-8").splitlines()
+    for function in functions_of(parsed(file)):
+        for node in ast.walk(function):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                near = lines[node.lineno - 2 : node.lineno]
+                assert any("#" in line for line in near), f"{file.name}:{node.lineno}: why here?"
+
+
+def functions_of(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+@every_file
+def test_every_file_says_what_it_is(file: Path) -> None:
+    assert ast.get_docstring(parsed(file)), f"{identifier(file)} does not start with a docstring"
+
+
+@code_file
+def test_no_module_grows_past_reading(file: Path) -> None:
+    assert len(file.read_text("utf-8").splitlines()) <= MOST_LINES
+
+
+@code_file
+def test_no_function_grows_past_reading(file: Path) -> None:
+    for function in functions_of(parsed(file)):
+        length = (function.end_lineno or function.lineno) - function.lineno + 1
+        assert length <= MOST_LINES_OF_A_FUNCTION, f"{function.name} has {length} lines"
+
+
+@code_file
+def test_nothing_is_opened_on_import(file: Path) -> None:
+    """No call at module level makes a client, an engine, a loop, a socket or a file."""
+    opening = {"AsyncClient", "Client", "create_engine", "new_event_loop", "get_event_loop", "socket", "open"}
+    for node in parsed(file).body:
+        if isinstance(node, ast.Assign | ast.AnnAssign | ast.Expr):
+            for call in ast.walk(node):
+                if isinstance(call, ast.Call):
+                    called = call.func
+                    name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+                    assert name not in opening, f"{file.name}:{call.lineno}: {name} at import"

@@ -1,0 +1,340 @@
+"""The benchmarks' own arithmetic, wrk's report, and one short run of the whole."""
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks import machine, report
+from benchmarks.cases import CASES, GROUPS, Compare, Results, chosen, plan
+from benchmarks.concurrency import Step
+from benchmarks.concurrency import options as concurrency_options
+from benchmarks.figures import Spread, at_most, differences, percentile, ratios, times
+from benchmarks.measures import Kind, Measure
+from benchmarks.processes import Failure, environment, running
+from benchmarks.soak import Soaked, State
+from benchmarks.stream import head, parsed
+from benchmarks.subjects import AIOHTTP, DIRECT, GRANIAN, SUBJECTS
+from benchmarks.table import options as table_options
+from benchmarks.wrk import UNITS
+from benchmarks.wrk import parsed as wrk_parsed
+
+ROOT = Path(__file__).resolve().parents[1]
+SMOKE_SECONDS = 60.0
+
+amounts = st.floats(min_value=1e-3, max_value=1e9, allow_nan=False)
+series = st.lists(amounts, min_size=1, max_size=30)
+
+
+@given(series)
+def test_middle_lies_between_both_ends(values: list[float]) -> None:
+    said = Spread.of(values)
+    assert min(values) == said.lowest <= said.middle <= said.highest == max(values)
+    assert sum(value < said.middle for value in values) <= len(values) / 2
+
+
+def test_no_round_is_no_result() -> None:
+    with pytest.raises(ValueError, match="no rounds"):
+        Spread.of([])
+
+
+@given(series, st.floats(min_value=0.01, max_value=100))
+def test_ratio_of_a_multiple_is_its_factor(values: list[float], factor: float) -> None:
+    assert ratios([value * factor for value in values], values) == pytest.approx([factor] * len(values))
+    assert differences(values, values) == [0.0] * len(values)
+
+
+def test_ratios_compare_the_same_rounds() -> None:
+    assert ratios([10, 30], [10, 10]) == [1.0, 3.0]
+    assert ratios([1], [0]) == [float("inf")]
+    with pytest.raises(ValueError, match="zip"):
+        ratios([1, 2], [1])
+
+
+@given(series, st.floats(min_value=0, max_value=1))
+def test_percentile_is_the_least_value_that_covers_the_share(values: list[float], share: float) -> None:
+    found = percentile(values, share)
+    assert found in values
+    assert sum(value <= found for value in values) >= share * len(values)
+    assert found == min(values) or sum(value < found for value in values) < share * len(values)
+
+
+@pytest.mark.parametrize(("share", "found"), [(0, 1), (0.5, 5), (0.51, 6), (0.99, 10), (1, 10)])
+def test_percentile_is_by_nearest_rank(share: float, found: int) -> None:
+    assert percentile(list(range(10, 0, -1)), share) == found
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1])
+def test_percentile_refuses_what_is_no_share(share: float) -> None:
+    with pytest.raises(ValueError, match="share"):
+        percentile([1.0], share)
+
+
+@pytest.mark.parametrize(
+    ("measured", "verdict"), [(0.69, "short"), (0.7, "ok"), (1.24, "ok"), (1.25, "ok, goal")]
+)
+def test_more_times_as_fast_is_better(measured: float, verdict: str) -> None:
+    assert times(0.7, 1.25).verdict(measured) == verdict
+
+
+@pytest.mark.parametrize(
+    ("measured", "verdict"), [(3.61, "short"), (3.6, "ok"), (3.31, "ok"), (3.3, "ok, goal")]
+)
+def test_fewer_seconds_are_better(measured: float, verdict: str) -> None:
+    assert at_most(3.6, 3.3, "s").verdict(measured) == verdict
+
+
+def test_a_limit_without_a_goal_is_only_held() -> None:
+    assert at_most(32, None, "MB").verdict(0) == "ok"
+
+
+def results(**values: list[float]) -> Results:
+    return {
+        (Kind.SMALL, name): [Measure(value, value) for value in rounds] for name, rounds in values.items()
+    }
+
+
+def test_a_case_takes_its_ratio_round_by_round() -> None:
+    [case] = chosen(["small"])
+    said = case.said_by(results(granian=[100, 50, 300], aiohttp=[100, 100, 100]))
+    assert said == Spread(1.0, 0.5, 3.0)
+    assert case.verdict(said) == "ok"
+
+
+def test_growth_is_judged_by_its_worst_round() -> None:
+    case = next(case for case in CASES if case.compare is Compare.GROWTH)
+    rounds = [Measure(1, 1, more={"growth_mb": grown}) for grown in (1.0, 2.0, 40.0)]
+    said = case.said_by({(case.kind, case.subject): rounds})
+    assert said.middle == 2.0
+    assert case.verdict(said) == "short"
+
+
+def test_the_plan_holds_whatever_the_cases_need() -> None:
+    for group in GROUPS:
+        wanted = plan(chosen([group]))
+        for case in chosen([group]):
+            assert all(kind in wanted[name] for kind, name in case.needs)
+    assert plan(chosen(["small"])) == {GRANIAN: [Kind.SMALL], AIOHTTP: [Kind.SMALL]}
+    assert set(plan(CASES)) == set(SUBJECTS)
+    assert plan(CASES)[DIRECT] == [Kind.DOWNLOAD, Kind.UPLOAD, Kind.LATENCY]
+
+
+REPORT = """\
+Running {seconds}s test @ http://127.0.0.1:40001/small
+  1 threads and 32 connections
+  Thread Stats   Avg      Stdev     Max   +/- Stdev
+    Latency     4.90ms    1.93ms  31.06ms   91.51%
+    Req/Sec     6.69k     1.13k    8.03k    80.00%
+  Latency Distribution
+     50%  {middle}
+     75%    5.02ms
+     90%    6.14ms
+     99%  {late}
+  {calls} requests in {seconds}.10s, 2.87MB read
+{errors}Requests/sec:  {rate:.2f}
+Transfer/sec:      2.61MB
+"""
+durations = st.tuples(st.integers(1, 99_999).map(lambda n: n / 100), st.sampled_from(sorted(UNITS)))
+
+
+@given(
+    calls=st.integers(0, 10**9),
+    rate=st.floats(0, 10**7),
+    middle=durations,
+    late=durations,
+    refused=st.integers(0, 10**6),
+    broken=st.none() | st.tuples(*[st.integers(0, 10**6)] * 4),
+)
+def test_report_of_wrk_is_read_back(
+    calls: int,
+    rate: float,
+    middle: tuple[float, str],
+    late: tuple[float, str],
+    refused: int,
+    broken: tuple[int, int, int, int] | None,
+) -> None:
+    errors = ""
+    if broken:
+        errors += "  Socket errors: connect {}, read {}, write {}, timeout {}\n".format(*broken)
+    if refused:
+        errors += f"  Non-2xx or 3xx responses: {refused}\n"
+    text = REPORT.format(
+        seconds=3,
+        calls=calls,
+        rate=rate,
+        errors=errors,
+        middle="{:.2f}{}".format(*middle),
+        late="{:.2f}{}".format(*late),
+    )
+    seen = wrk_parsed(text)
+    assert (seen.calls, seen.failed) == (calls, refused + sum(broken or ()))
+    assert seen.rate == pytest.approx(rate, abs=0.005)
+    assert seen.median_seconds == pytest.approx(middle[0] * UNITS[middle[1]])
+    assert seen.p99_seconds == pytest.approx(late[0] * UNITS[late[1]])
+
+
+@given(st.text())
+def test_anything_else_is_no_report_of_wrk(text: str) -> None:
+    with pytest.raises(Failure, match="cannot be read"):
+        wrk_parsed(text)
+
+
+def test_a_load_without_errors_failed_in_nothing() -> None:
+    text = REPORT.format(seconds=1, calls=10, rate=9.5, errors="", middle="4.66ms", late="990.00us")
+    seen = wrk_parsed(text)
+    assert (seen.calls, seen.rate, seen.failed) == (10, 9.5, 0)
+    assert seen.median_seconds == pytest.approx(0.00466)
+    assert seen.p99_seconds == pytest.approx(0.00099)
+
+
+def test_a_request_has_the_length_of_its_body() -> None:
+    raw = head("POST", "/sink", "127.0.0.1:1", {"Authorization": "Bearer t"}, 7)
+    assert raw == (
+        b"POST /sink HTTP/1.1\r\nHost: 127.0.0.1:1\r\nAuthorization: Bearer t\r\nContent-Length: 7\r\n\r\n"
+    )
+
+
+def test_an_answer_without_a_length_is_refused() -> None:
+    assert parsed(b"HTTP/1.1 200 OK\r\nA: b\r\ncontent-LENGTH:  12") == (200, 12)
+    for raw in (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked", b"", b"HTTP/1.1"):
+        with pytest.raises(Failure, match="without a length"):
+            parsed(raw)
+
+
+@pytest.mark.parametrize(
+    ("half", "end", "verdict"),
+    [
+        ((100.0, 50), (105.0, 54), "ok"),
+        ((100.0, 50), (105.1, 50), "short"),
+        ((100.0, 50), (90.0, 55), "short"),
+    ],
+)
+def test_growth_of_the_second_half_falls_short(
+    half: tuple[float, int], end: tuple[float, int], verdict: str
+) -> None:
+    assert Soaked("granian", State(0, 80, 20), State(1, *half), State(2, *end)).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0.00"), (0.034, "0.03"), (1.25, "1.25"), (12.34, "12.3"), (412.4, "412"), (12_345, "12,300")],
+)
+def test_figures_have_three_digits(value: float, text: str) -> None:
+    assert report.number(value) == text
+
+
+@given(st.floats(min_value=0.01, max_value=1e9))
+def test_a_shown_figure_is_close_to_the_measured_one(value: float) -> None:
+    assert float(report.number(value).replace(",", "")) == pytest.approx(value, rel=0.005, abs=0.005)
+
+
+def test_markdown_has_a_cell_for_every_column() -> None:
+    table = report.Table("Waits", ("server", "s"), (("granian", "3.02"), ("hypercorn", "3.03")))
+    text = report.markdown({"cores": "2"}, [table], ["A note."])
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert lines == ["| server | s |", "| --- | ---: |", "| granian | 3.02 |", "| hypercorn | 3.03 |"]
+    assert text.endswith("A note.\n")
+
+
+def test_unknown_cases_and_unbounded_loads_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert table_options(["--only", "small, latency"]).only == ("small", "latency")
+    assert concurrency_options(["--users", "100,10,100"]).users == (10, 100)
+    for bad in (["--only", "fast"], ["--rounds", "0"], ["--seconds", "1e9"], ["--seconds", "nan"]):
+        with pytest.raises(SystemExit, match="2"):
+            table_options(bad)
+    with pytest.raises(SystemExit, match="2"):
+        concurrency_options(["--users", "1000000"])
+    assert "choose of small" in capsys.readouterr().err
+
+
+def test_what_is_missing_is_told_with_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "tool", lambda name: None)
+    with pytest.raises(
+        machine.Missing, match=r"apt-get install nginx-light wrk; .*requirements-bench"
+    ) as told:
+        machine.require(["wrk", "nginx"], ["no-such-module", "json"])
+    assert "\n" not in str(told.value)
+    assert "no-such-module" in str(told.value)
+    assert "json" not in str(told.value)
+
+
+def test_no_setting_of_the_caller_reaches_a_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "sqlite:///elsewhere.db")
+    monkeypatch.setenv("http_proxy", "http://192.0.2.1")
+    assert not {"DATABASE_URL", "http_proxy"} & environment().keys()
+
+
+def test_a_step_is_what_its_json_says() -> None:
+    step = Step("granian", "HTTP/1.1", 10, 3.02, 12.5)
+    assert json.loads(json.dumps(step.__dict__)) == step.__dict__
+
+
+@pytest.mark.skipif(machine.tool("setpriv") is None, reason="apt-get install util-linux")
+def test_a_process_and_its_children_end_with_their_block(tmp_path: Path) -> None:
+    # The leader ignores SIGTERM and has a child of its own.
+    script = (
+        "import os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+        "print(os.getpid(), os.fork(), flush=True); time.sleep(60)"
+    )
+    core = min(os.sched_getaffinity(0))
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        running("stubborn", [sys.executable, "-c", script], core=core, folder=tmp_path) as process,
+    ):
+        while len(process.log.read_text().splitlines()) < 2:
+            assert process.popen.poll() is None
+        raise KeyboardInterrupt
+    started = {int(pid) for pid in process.log.read_text().split()} - {0}
+    assert len(started) == 2
+    assert process.popen.returncode is not None
+    assert not {pid for pid in started if _runs(pid)}
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def _ready_for_a_run() -> str | None:
+    """Return why the benchmarks cannot run here, or None."""
+    if machine.tool("nginx") is None and os.environ.get("CI") == "true":
+        pytest.fail("nginx is missing, which install_async_deps.sh --dev installs")
+    for tool, package in machine.TOOLS.items():
+        if machine.tool(tool) is None:
+            return f"{tool} is missing: apt-get install {package}"
+    if find_spec("aiohttp") is None:
+        return "aiohttp is missing: python -m pip install -r requirements-bench.txt"
+    if len(os.sched_getaffinity(0)) < 2:
+        return "two processor cores are needed"
+    return None
+
+
+def test_the_table_is_measured_and_reported(tmp_path: Path) -> None:
+    if reason := _ready_for_a_run():
+        pytest.skip(reason)
+    raw, page = tmp_path / "raw.json", tmp_path / "table.md"
+    command = [sys.executable, "-m", "benchmarks.table", "--rounds=1", "--seconds=0.3", "--only=small"]
+    ran = subprocess.run(
+        [*command, f"--json={raw}", f"--markdown={page}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=SMOKE_SECONDS,
+        check=False,
+    )
+    assert ran.returncode in (0, 1), ran.stderr  # on a busy machine a ratio may fall short
+    assert page.read_text() == ran.stdout
+    assert re.search(r"\| small: gateway on Granian vs aiohttp .*× \|.* (ok|ok, goal|short) \|", ran.stdout)
+    told = json.loads(raw.read_text())
+    assert set(told["results"]) == {"small/granian", "small/aiohttp"}
+    assert all(one["value"] > 0 for rounds in told["results"].values() for one in rounds)

@@ -1,0 +1,189 @@
+"""The server as a process: how it stops, and how it keeps its workers."""
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import socket
+import time
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.support.demo import demo
+from tests.support.gateway import Spawned, spawned
+from tests.support.peer import until
+
+NOISE = re.compile(r"Traceback|unclosed|ResourceWarning|never retrieved|was never awaited|Exception")
+BOTH = pytest.mark.parametrize("server", ["hypercorn", "granian"])
+
+
+def clean(log: Path) -> bool:
+    """Whether nothing was logged that a person would have to look into."""
+    found = NOISE.search(log.read_text())
+    assert found is None, log.read_text()
+    return True
+
+
+async def ended(gateway: Spawned, seconds: float = 30) -> int:
+    """Wait for the process without blocking the loop."""
+    return await asyncio.to_thread(gateway.process.wait, seconds)
+
+
+def refuses(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return True
+    return False
+
+
+@BOTH
+@pytest.mark.asyncio
+async def test_a_hundred_calls_in_flight_are_all_answered_after_sigterm(tmp_path: Path, server: str) -> None:
+    async with demo(tmp_path, "--demo-latency=3", f"--server={server}") as world:
+        calls = [asyncio.create_task(world.preview()) for _ in range(100)]
+        await world.until_open(100)
+        world.gateway.process.send_signal(signal.SIGTERM)
+        await until(lambda: refuses(world.port), 2.5)
+        assert world.gateway.process.poll() is None  # it refuses while it still works
+        answers = await asyncio.gather(*calls)
+        assert {answer.status_code for answer in answers} == {200}
+        assert {answer.content[:4] for answer in answers} == {b"\x89PNG"}
+        assert await ended(world.gateway) == 0
+    assert clean(world.gateway.log)
+
+
+@BOTH
+@pytest.mark.asyncio
+async def test_an_idle_server_with_open_connections_stops_at_once(tmp_path: Path, server: str) -> None:
+    async with demo(tmp_path, "--demo-latency=0", f"--server={server}") as world:
+        await asyncio.gather(*(world.http.get("/api/ping") for _ in range(20)))  # kept alive
+        began = time.monotonic()
+        world.gateway.process.send_signal(signal.SIGTERM)
+        assert await ended(world.gateway) == 0
+        assert time.monotonic() - began < 8  # well within the drain time of 10
+    assert clean(world.gateway.log)
+
+
+@BOTH
+@pytest.mark.asyncio
+async def test_a_call_that_hangs_is_cut_when_the_drain_time_is_over(tmp_path: Path, server: str) -> None:
+    async with demo(tmp_path, "--demo-latency=0", f"--server={server}", GATEWAY_DRAIN_SECONDS="1") as world:
+        await world.put("/faults", service="catalogue", fault="hang", path="/avatar/preview")
+        hanging = asyncio.create_task(world.preview())
+        await world.until_open(1)
+        began = time.monotonic()
+        world.gateway.process.send_signal(signal.SIGTERM)
+        code = await ended(world.gateway)
+        assert 0.9 < time.monotonic() - began < 15
+        with pytest.raises(httpx.HTTPError):
+            (await hanging).raise_for_status()
+        assert code == 0
+        await world.until_open(0)  # the upstream was told, too
+
+
+@BOTH
+@pytest.mark.asyncio
+async def test_a_second_sigterm_ends_at_once(tmp_path: Path, server: str) -> None:
+    async with demo(tmp_path, "--demo-latency=0", f"--server={server}", GATEWAY_DRAIN_SECONDS="60") as world:
+        await world.put("/faults", service="catalogue", fault="hang", path="/avatar/preview")
+        hanging = asyncio.create_task(world.preview())
+        await world.until_open(1)
+        world.gateway.process.send_signal(signal.SIGTERM)
+        await until(lambda: refuses(world.port))
+        began = time.monotonic()
+        world.gateway.process.send_signal(signal.SIGTERM)
+        assert await ended(world.gateway) != 0
+        assert time.monotonic() - began < 5
+        with pytest.raises(httpx.HTTPError):
+            (await hanging).raise_for_status()
+
+
+def workers_of(gateway: Spawned) -> list[psutil.Process]:
+    return [
+        child
+        for child in psutil.Process(gateway.process.pid).children(recursive=True)
+        if "resource_tracker" not in " ".join(_command(child))
+    ]
+
+
+def _command(process: psutil.Process) -> list[str]:
+    with contextlib.suppress(psutil.Error):
+        return process.cmdline()
+    return []
+
+
+def serving_workers(gateway: Spawned, http: httpx.Client, wanted: int) -> list[psutil.Process]:
+    for _ in range(400):
+        workers = workers_of(gateway)
+        with contextlib.suppress(httpx.TransportError):
+            if len(workers) == wanted and http.get("/api/ping").status_code == 200:
+                return workers
+        time.sleep(0.05)
+    raise AssertionError(f"{len(workers_of(gateway))} workers")
+
+
+@pytest.mark.parametrize("server", ["hypercorn", "granian"])
+def test_a_killed_worker_is_replaced_and_the_others_go_on(tmp_path: Path, server: str) -> None:
+    with (
+        spawned(tmp_path, "--workers=2", f"--server={server}") as gateway,
+        httpx.Client(base_url=gateway.url, trust_env=False, timeout=10) as http,
+    ):
+        before = serving_workers(gateway, http, 2)
+        before[0].kill()
+        psutil.wait_procs(before[:1], 5)
+        after = serving_workers(gateway, http, 2)
+        assert before[1] in after
+        assert before[0] not in after
+        for _ in range(20):
+            with httpx.Client(base_url=gateway.url, trust_env=False, timeout=10) as fresh:
+                assert fresh.get("/api/ping").status_code == 200
+        assert gateway.stop() == 0
+        assert psutil.wait_procs(after, 5)[1] == []
+
+
+def test_workers_end_with_a_supervisor_that_was_killed(tmp_path: Path) -> None:
+    with (
+        spawned(tmp_path, "--workers=2") as gateway,
+        httpx.Client(base_url=gateway.url, trust_env=False, timeout=10) as http,
+    ):
+        workers = serving_workers(gateway, http, 2)
+        os.kill(gateway.process.pid, signal.SIGKILL)
+        assert psutil.wait_procs(workers, 10)[1] == []
+
+
+@pytest.mark.asyncio
+async def test_several_workers_finish_their_calls_after_sigterm(tmp_path: Path) -> None:
+    async with demo(tmp_path, "--demo-latency=1.5", "--workers=2") as world:
+        calls = [asyncio.create_task(world.preview()) for _ in range(40)]
+        await world.until_open(40)
+        world.gateway.process.send_signal(signal.SIGTERM)
+        assert {answer.status_code for answer in await asyncio.gather(*calls)} == {200}
+        assert await ended(world.gateway) == 0
+    assert clean(world.gateway.log)
+
+
+def test_interrupt_from_the_keyboard_stops_too(tmp_path: Path) -> None:
+    with spawned(tmp_path) as gateway:
+        gateway.process.send_signal(signal.SIGINT)
+        assert gateway.process.wait(20) == 0
+    assert clean(gateway.log)
+
+
+def test_a_sign_in_holds_on_every_worker(tmp_path: Path) -> None:
+    """The token was issued by one of them; the others learn of it."""
+
+    async def main() -> None:
+        async with demo(tmp_path, "--demo-latency=0", "--workers=2") as world:
+            for _ in range(20):
+                async with httpx.AsyncClient(
+                    base_url=world.gateway.url, headers=world.http.headers, trust_env=False
+                ) as fresh:
+                    assert (await fresh.get("/api/token_status")).status_code == 200
+            assert world.gateway.stop() == 0
+
+    asyncio.run(main())
