@@ -123,8 +123,10 @@ class Settings(BaseModel):
     llm_url: BaseUrl = Field("http://127.0.0.1:8611", description="Chat model.")
     rag_url: BaseUrl = Field("http://127.0.0.1:8602", description="Retrieval service.")
 
-    upstream_transport: Literal["reqwest", "httpx"] = Field(
-        "reqwest", description="Client below both doors: `reqwest` (Rust) or `httpx` (httpx's own)."
+    upstream_transport: Literal["direct", "reqwest", "httpx"] = Field(
+        "direct",
+        description="Client below both doors: `direct` (own HTTP/1.1 connections, the Rust client for HTTP/2), "
+        "`reqwest` (the Rust client for everything) or `httpx` (httpx's own).",
     )
     upstream_http_version: Literal["auto", "1.1", "2"] = Field(
         "auto", description="`auto` negotiates by ALPN, `2` is prior knowledge on http:// too."

@@ -56,7 +56,7 @@ class StartError(Exception):
 def listen(settings: Settings) -> socket.socket:
     """Open the listening socket. Raises StartError when the address cannot be had."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    # asyncio sets TCP_NODELAY only where the protocol is named; without it each answer waits 40 ms for an ACK.
+    # asyncio sets TCP_NODELAY only where the protocol is named; without it answers wait 40 ms for an ACK.
     sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

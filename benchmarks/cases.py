@@ -64,6 +64,15 @@ class Case:
         compared = ratios if self.compare is Compare.RATIO else differences
         return Spread.of(compared([one.value for one in ours], [one.value for one in theirs]))
 
+    def by_core_time(self, results: Results) -> Spread | None:
+        """Return the ratio of what both could do with a whole core, or None where that says nothing."""
+        if self.compare is not Compare.RATIO or self.against is None:
+            return None
+        ours, theirs = results[self.kind, self.subject], results[self.kind, self.against]
+        pairs = [(one.core_rate, other.core_rate) for one, other in zip(ours, theirs, strict=True)]
+        known = [(one, other) for one, other in pairs if one and other]
+        return Spread.of([one / other for one, other in known]) if known else None
+
     def verdict(self, said: Spread) -> str:
         """Growth is judged by its worst round, everything else by the middle one."""
         if self.limit is None:

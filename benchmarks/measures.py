@@ -43,6 +43,11 @@ class Measure:
     busy: float | None = None
     more: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def core_rate(self) -> float | None:
+        """Calls or MB for a second of processor time: other work on the machine changes it least."""
+        return self.rate / self.busy if self.busy else None
+
 
 def measured(kind: Kind, stage: Stage, subject: Running, seconds: float) -> Measure:
     """Measure one subject for so many seconds. Raises Failure when a call goes wrong."""

@@ -96,8 +96,11 @@ def _ratios(cases: Sequence[Case], results: Results) -> report.Table:
         unit = case.limit.unit if case.limit else "×"
         at_least, goal = report.limits(case.limit)
         measured = report.with_unit(said.middle, unit)
-        rows.append((case.title, at_least, goal, measured, report.spread(said), case.verdict(said)))
-    columns = ("case", "at least", "goal", "measured", "rounds", "")
+        verdict = case.verdict(said)
+        by_time = case.by_core_time(results)
+        shown = report.with_unit(by_time.middle, "×") if by_time else ""
+        rows.append((case.title, at_least, goal, measured, report.spread(said), verdict, shown))
+    columns = ("case", "at least", "goal", "measured", "rounds", "", "by core time")
     return report.Table("Beside the peers", columns, tuple(rows))
 
 
@@ -114,8 +117,7 @@ def _figures(results: Results) -> report.Table:
 
 
 def _cost(kind: Kind, rounds: Sequence[Measure]) -> str:
-    """Processor time by call or by megabyte: other work on the machine changes it least."""
-    costs = [one.busy / one.rate * 1e6 for one in rounds if one.busy is not None]
+    costs = [1e6 / one.core_rate for one in rounds if one.core_rate]
     each = "MB" if kind in (Kind.DOWNLOAD, Kind.UPLOAD) else "call"
     return f"{report.number(Spread.of(costs).middle)} µs/{each}" if costs else ""
 
@@ -124,7 +126,8 @@ def _notes(asked: argparse.Namespace, results: Results) -> list[str]:
     method = (
         f"Rounds in turns: {asked.rounds}, each of {asked.seconds:g} s (wrk: whole seconds, one to warm up). "
         "Each subject is freshly started and alone on one core; load and upstream are on another. "
-        "Ratios are taken round by round, and the middle one is shown."
+        'Ratios are taken round by round, the middle one is shown; "by core time" compares processor time '
+        "that was used, which other work on the machine changes least."
     )
     idle = {
         SUBJECTS[name].name

@@ -109,6 +109,16 @@ def test_a_case_takes_its_ratio_round_by_round() -> None:
     assert case.verdict(said) == "ok"
 
 
+def test_core_time_is_compared_where_it_is_known() -> None:
+    [case] = chosen(["small"])
+    half, whole = Measure(100, 100, busy=0.5), Measure(100, 100, busy=1.0)
+    compared = case.by_core_time(
+        {(Kind.SMALL, GRANIAN): [half, whole], (Kind.SMALL, AIOHTTP): [whole, whole]}
+    )
+    assert compared == Spread(1.5, 1.0, 2.0)
+    assert case.by_core_time(results(granian=[1], aiohttp=[1])) is None
+
+
 def test_growth_is_judged_by_its_worst_round() -> None:
     case = next(case for case in CASES if case.compare is Compare.GROWTH)
     rounds = [Measure(1, 1, more={"growth_mb": grown}) for grown in (1.0, 2.0, 40.0)]

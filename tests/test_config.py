@@ -55,7 +55,7 @@ def test_no_environment_at_all_gives_the_defaults() -> None:
         ("AVATAR_INSTANCE_PORTS", "8714-8615", "lower one first"),
         ("AVATAR_INSTANCE_PORTS", "0-10", "1 to 65535"),
         ("AVATAR_INSTANCE_PORTS", "8615:8714", "8615-8714"),
-        ("UPSTREAM_TRANSPORT", "curl", "'reqwest' or 'httpx'"),
+        ("UPSTREAM_TRANSPORT", "curl", "'direct', 'reqwest' or 'httpx'"),
         ("UPSTREAM_HTTP_VERSION", "3", "'auto', '1.1' or '2'"),
         ("UPSTREAM_MAX_CONNECTIONS", "0", "1"),
         ("UPSTREAM_KEEPALIVE_SECONDS", "0", "greater than 0"),

@@ -61,9 +61,7 @@ async def test_a_client_that_leaves_granian_ends_the_call_upstream(tmp_path: Pat
         await exchange.client_left()
         left.set()
 
-    # The Rust client cannot end a call whose head has not come: tests/services/test_transports.py.
-    transport = "reqwest" if begun else "httpx"
-    async with granian_over(tmp_path, script, UPSTREAM_TRANSPORT=transport) as (peer, _, port):
+    async with granian_over(tmp_path, script) as (peer, _, port):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"GET /m/x HTTP/1.1\r\nHost: x\r\n\r\n")
         await (reader.readuntil(b"data: 1") if begun else until(lambda: len(peer.heads) == 1))

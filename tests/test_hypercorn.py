@@ -145,7 +145,7 @@ def threads_at_work() -> set[str]:
     return {t.name for t in threading.enumerate() if not t.name.startswith(kept)}
 
 
-@pytest.mark.parametrize("transport", ["reqwest", "httpx"])
+@pytest.mark.parametrize("transport", ["direct", "reqwest", "httpx"])
 @pytest.mark.asyncio
 async def test_five_hundred_who_leave_midway_leave_nothing_behind(tmp_path: Path, transport: str) -> None:
     """Their calls upstream end, their places are free, and those who stay notice nothing."""

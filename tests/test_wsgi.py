@@ -54,7 +54,7 @@ async def gateway_over(tmp_path: Path, peer: Peer) -> AsyncIterator[tuple[str, G
             await asyncio.to_thread(app.background.close)
 
 
-@pytest.mark.parametrize("transport", ["reqwest", "httpx"])
+@pytest.mark.parametrize("transport", ["direct", "reqwest", "httpx"])
 @pytest.mark.asyncio
 async def test_ten_calls_at_once_are_all_answered_and_wait_together(tmp_path: Path, transport: str) -> None:
     all_here = asyncio.Event()

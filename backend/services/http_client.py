@@ -5,7 +5,7 @@
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, TypeVar, cast
@@ -24,13 +24,27 @@ from backend.errors import (
     UpstreamTotalTimeout,
 )
 from backend.services.deadline import Deadline
+from backend.services.direct_transport import DirectTransport
 from backend.services.headers import HOP_BY_HOP, PSEUDONYM, Pair, content_length
 from backend.services.policies import Timeouts
 from backend.services.slots import Slots
 from backend.services.streams import ByteStream
-from backend.services.transports import Opened, Transport, UpstreamCall, translated, transport_of
+from backend.services.transports import (
+    HttpxTransport,
+    Opened,
+    ReqwestTransport,
+    Transport,
+    UpstreamCall,
+    translated,
+)
 
 T = TypeVar("T")
+
+TRANSPORTS: Mapping[str, Callable[[Settings], Transport]] = {
+    "direct": DirectTransport,
+    "reqwest": ReqwestTransport,
+    "httpx": HttpxTransport,
+}
 
 # A client that stalls its upload holds an upstream place: it gets this long between two chunks.
 UPLOAD_IDLE_SECONDS = 60.0
@@ -68,7 +82,7 @@ class HttpClient:
 
     async def __aenter__(self) -> "HttpClient":
         if self._transport is None:
-            self._transport = transport_of(self._settings)
+            self._transport = TRANSPORTS[self._settings.upstream_transport](self._settings)
         return self
 
     async def __aexit__(self, *_: object) -> None:

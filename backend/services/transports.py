@@ -333,8 +333,3 @@ class _HttpxOpened:
 
     async def aclose(self) -> None:
         await self._response.aclose()
-
-
-def transport_of(settings: Settings) -> Transport:
-    """Make the transport that the settings ask for."""
-    return HttpxTransport(settings) if settings.upstream_transport == "httpx" else ReqwestTransport(settings)

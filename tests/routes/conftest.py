@@ -25,7 +25,6 @@ def leading_to(world: World, folder: Path, **over: Any) -> Settings:
         "avatar_manager_url": world.manager_url,
         # The world takes free ports, which may be any.
         "avatar_instance_ports": "1024-65535",
-        "gateway_stale_list_seconds": 0.2,
         "gateway_revocation_seconds": 0.05,
     }
     return settings_for(folder, **(to_the_world | over))

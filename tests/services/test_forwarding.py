@@ -34,7 +34,7 @@ ORIGIN = Origin("192.0.2.7", "http", b"gateway.test", "1.1", "0123456789abcdef")
 RULES = Rules(GENEROUS)
 
 
-@pytest_asyncio.fixture(params=["reqwest", "httpx"])
+@pytest_asyncio.fixture(params=["direct", "reqwest", "httpx"])
 async def client(request: pytest.FixtureRequest) -> AsyncIterator[HttpClient]:
     async with client_of(request.param, gateway_connect_seconds=0.3) as opened:
         yield opened

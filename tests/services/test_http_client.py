@@ -28,7 +28,7 @@ pytestmark = pytest.mark.asyncio
 OK = b"HTTP/1.1 200 OK\r\n"
 
 
-@pytest_asyncio.fixture(params=["reqwest", "httpx"])
+@pytest_asyncio.fixture(params=["direct", "reqwest", "httpx"])
 async def client(request: pytest.FixtureRequest) -> AsyncIterator[HttpClient]:
     async with client_of(request.param) as opened:
         yield opened

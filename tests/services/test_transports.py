@@ -39,7 +39,7 @@ MEGABYTE = 1 << 20
 OK = b"HTTP/1.1 200 OK\r\n"
 
 
-@pytest_asyncio.fixture(params=["reqwest", "httpx"])
+@pytest_asyncio.fixture(params=["direct", "reqwest", "httpx"])
 async def transport(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -88,7 +88,7 @@ pytestmark = pytest.mark.asyncio
 
 # pyreqwest 0.15 lets go of a call that is given up before its head came, but does not end it: the
 # connection stands until the upstream answers.
-ends_given_up_calls = pytest.mark.parametrize("transport", ["httpx"])
+ends_given_up_calls = pytest.mark.parametrize("transport", ["direct", "httpx"])
 
 # What arrives
 
@@ -730,7 +730,7 @@ class Held:
 
 
 # httpcore reads no answer before it has sent the whole body.
-@pytest.mark.parametrize("transport", ["reqwest"])
+@pytest.mark.parametrize("transport", ["direct", "reqwest"])
 async def test_answer_may_begin_while_the_body_still_goes_up(transport: str, start: Callable) -> None:
     async def script(exchange: Exchange) -> None:
         await exchange.send(OK + b"Transfer-Encoding: chunked\r\n\r\n")
@@ -751,7 +751,7 @@ async def test_answer_may_begin_while_the_body_still_goes_up(transport: str, sta
         assert await rest == b"second"
 
 
-@pytest.mark.parametrize("transport", ["reqwest"])
+@pytest.mark.parametrize("transport", ["direct", "reqwest"])
 async def test_refusal_that_comes_while_the_body_goes_up_is_the_answer(
     transport: str, start: Callable
 ) -> None:
