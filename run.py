@@ -2,27 +2,38 @@
 """Start the gateway. `run:app` is its ASGI face for any server, `run:flask_app` the Flask application."""
 
 import argparse
-import logging
 import sys
+from functools import cache
 from typing import Any, NoReturn
 
 from backend import server
 from backend.app import Application, create_app
 from backend.config import Settings, SettingsError, export, load
 from backend.demo.session import DEMO_ACCOUNTS, DemoError, DemoSession, prepare_accounts
+from backend.exchange import Receive, Scope, Send
 
-_application: Application | None = None
+
+@cache
+def _application() -> Application:
+    """Build the gateway when a server or a tool first asks for it: importing this file opens nothing."""
+    settings = load()
+    application = create_app(settings)
+    application.asgi.signs = (
+        settings.server == "granian"
+    )  # it lets an application sign, and signs where none did
+    server.calm_collector()
+    return application
+
+
+async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer as the gateway's ASGI application."""
+    await _application().asgi(scope, receive, send)
 
 
 def __getattr__(name: str) -> Any:
-    """Build the gateway when a server or a tool first asks for it: importing this file opens nothing."""
-    global _application
-    if name not in ("app", "flask_app"):
-        raise AttributeError(name)
-    if _application is None:
-        _application = create_app(load())
-        server.calm_collector()
-    return _application.asgi if name == "app" else _application.flask
+    if name == "flask_app":
+        return _application().flask
+    raise AttributeError(name)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -50,9 +61,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     export({key.upper(): str(value) for key, value in over.items() if value is not None})
     try:
         settings = load()
-        logging.basicConfig(level=settings.log_level, format=server.LOG_FORMAT)
-        for chatty in ("httpx", "alembic", "hypercorn.error"):
-            logging.getLogger(chatty).setLevel(logging.WARNING)
+        server.log_to_terminal(settings)
         start(settings, demo=asked.demo, latency=asked.demo_latency)
     except SettingsError as error:
         sys.exit(f"The gateway cannot start with these settings:\n{error}")

@@ -50,7 +50,7 @@ MOST_SERIAL_CALLS = 1_000
 LONGEST_TIMEOUT_SECONDS = 3_600.0
 SPARE_FILES = 64  # descriptors for what is no user's socket: files, event loop, terminal
 KEPT_BYTES = 1 << 20  # of a body that is looked at; previews are only counted
-IDLE_SECONDS = 30.0  # gateways keep idle connections longer, so none closes just when it is used
+IDLE_SECONDS = 10.0  # gateways keep idle connections longer, so none closes just when it is used
 KINDS_SHOWN = 5
 VERDICTS = {
     FINE: "Passed.",

@@ -115,14 +115,21 @@ def _lifespan(
 def _observer(slow_seconds: float) -> Callable[[Exchange], None]:
     def observe(exchange: Exchange) -> None:
         """Log what failed or was slow; everything else is silent."""
-        scope, status = exchange.scope, exchange.status
-        if exchange.client_gone:
-            log.info("499 %s %s after %.3f s", scope["method"], scope["path"], exchange.seconds)
-        elif exchange.broken is not None:
-            log.warning("broke off %s %s: %s", scope["method"], scope["path"], exchange.broken)
-        elif status is not None and status >= 500:
-            log.warning("%s %s %s after %.3f s", status, scope["method"], scope["path"], exchange.seconds)
-        elif exchange.seconds > slow_seconds:
-            log.debug("slow: %s %s %s took %.3f s", status, scope["method"], scope["path"], exchange.seconds)
+        level, what = _verdict(exchange, slow_seconds)
+        if level:
+            scope = exchange.scope
+            told = (what, scope["method"], scope["path"], exchange.seconds, exchange.request_id)
+            log.log(level, "%s %s %s after %.3f s, request %s", *told)
 
     return observe
+
+
+def _verdict(exchange: Exchange, slow_seconds: float) -> tuple[int, str]:
+    """Return the log level an exchange deserves, 0 for none, and what happened."""
+    if exchange.client_gone:
+        return logging.INFO, "499"
+    if exchange.broken is not None:
+        return logging.WARNING, f"broken off ({exchange.broken})"
+    if exchange.status is not None and exchange.status >= 500:
+        return logging.WARNING, str(exchange.status)
+    return (logging.INFO, f"slow {exchange.status}") if exchange.seconds > slow_seconds else (0, "")

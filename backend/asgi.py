@@ -51,6 +51,8 @@ class Bridge:
         self._flask = flask
         self._life = life
         self._observer = observer
+        # Whether answers get their Date and Server here: True behind a server that was told to add none.
+        self.signs = False
         flask.after_request(_noted)  # the last to be added, and so the first of the application's to run
         for endpoint, view in flask.view_functions.items():
             if not iscoroutinefunction(view):
@@ -68,7 +70,7 @@ class Bridge:
                 raise ValueError(f"unknown ASGI scope {other}")
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = Exchange(scope, receive, send)
+        exchange = Exchange(scope, receive, send, signs=self.signs)
         try:
             environ = environ_of(scope, exchange)
             response = await switch.run(self._flask.wsgi_app, environ, _taken_from_the_response)

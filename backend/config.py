@@ -125,7 +125,7 @@ class Settings(BaseModel):
 
     upstream_transport: Literal["direct", "reqwest", "httpx"] = Field(
         "direct",
-        description="Client below both doors: `direct` (own HTTP/1.1 connections, the Rust client for HTTP/2), "
+        description="Client below both doors: `direct` (own HTTP/1.1 connections, Rust client for HTTP/2), "
         "`reqwest` (the Rust client for everything) or `httpx` (httpx's own).",
     )
     upstream_http_version: Literal["auto", "1.1", "2"] = Field(

@@ -24,7 +24,7 @@ from backend.services.passwords import Passwords
 from backend.services.readiness import Readiness
 from backend.services.signalling import Signalling
 from backend.services.speech import Models
-from backend.services.streams import ByteStream, LimitedStream, check_length, read_whole
+from backend.services.streams import ByteStream, LimitedStream, check_length, in_time, read_whole
 from backend.services.tokens import Principal, Tokens
 from backend.wsgi import WsgiBody, raw_headers, raw_target
 
@@ -67,6 +67,7 @@ def inbound() -> Inbound:
 def _of_exchange(exchange: Exchange) -> Inbound:
     scope = exchange.scope
     headers = scope["headers"]
+    exchange.request_id = request_id_or_none(first(headers, b"x-request-id")) or _new_request_id()
     return Inbound(
         method=scope["method"],
         path=scope["raw_path"],
@@ -78,7 +79,7 @@ def _of_exchange(exchange: Exchange) -> Inbound:
             scheme=scope.get("scheme", "http"),
             host=first(headers, b"host") or b"",
             http_version=scope["http_version"],
-            request_id=request_id_or_none(first(headers, b"x-request-id")) or _new_request_id(),
+            request_id=exchange.request_id,
         ),
     )
 
@@ -158,7 +159,7 @@ def body(limit: int) -> ByteStream | None:
 async def json_fields() -> dict[str, Any]:
     """Read a JSON object of at most a megabyte. Raises BadRequest and TooLarge."""
     stream = body(MEGABYTE)
-    content = b"" if stream is None else await read_whole(stream, MEGABYTE)
+    content = b"" if stream is None else await in_time(read_whole(stream, MEGABYTE))
     try:
         fields = json.loads(content)
     except (ValueError, RecursionError) as exc:

@@ -7,12 +7,14 @@ from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from contextvars import Context, copy_context
+from email.utils import formatdate
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from backend.errors import ClientGone, GatewayError
 from backend.responses import GatewayResponse, StreamedResponse
 from backend.services.deadline import Deadline
-from backend.services.headers import Pair, content_length, first
+from backend.services.headers import PSEUDONYM, Pair, content_length, first
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -38,6 +40,12 @@ LINGER_SECONDS = 30.0
 LINGER_PAUSE_SECONDS = 2.0
 
 _NO_BODY = frozenset({204, 304})
+
+
+@lru_cache(maxsize=1)
+def _http_date(second: int) -> bytes:
+    """RFC 9110, section 6.6.1: an answer says when it was made."""
+    return formatdate(second, usegmt=True).encode("ascii")
 
 
 class RequestBody:
@@ -122,13 +130,15 @@ class RequestBody:
 class Exchange:
     """Carries one request through; sends each response exactly once and always closes it."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, *, signs: bool = False) -> None:
         self.scope = scope
+        self._signs = signs
         self._send = send
         self.body = RequestBody(receive, self._client_left)
         self.client_gone = False
         self.complete = False
         self.status: int | None = None
+        self.request_id = "-"
         self.broken: Exception | None = None
         self.began = time.perf_counter()
         self._task = asyncio.current_task()
@@ -191,6 +201,10 @@ class Exchange:
                 await self._close(response)
 
     async def _start(self, status: int, headers: list[Pair]) -> None:
+        if self._signs:
+            headers = [*headers, (b"server", PSEUDONYM)]
+            if first(headers, b"date") is None:
+                headers.append((b"date", _http_date(int(time.time()))))
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def _finish_with(self, chunk: bytes) -> None:

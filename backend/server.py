@@ -30,8 +30,9 @@ http2.install()
 
 # Clients that connect at the same moment: a thousand users pressing a button, and then some.
 BACKLOG = 4096
-# A browser keeps a connection for minutes; closing earlier only costs it a new handshake.
-KEEP_ALIVE_SECONDS = 75.0
+# Idle connections hold descriptors, and so do those whose client has gone until Hypercorn 0.18 looks at
+# the clock; closing them early only costs a browser a new handshake.
+KEEP_ALIVE_SECONDS = 15.0
 # Hypercorn closes a connection after 1,000 requests unless told otherwise, amid a busy client's work.
 REQUESTS_PER_CONNECTION = 1_000_000
 # Streams of one HTTP/2 connection; long calls of one browser tab or one proxy in front.
@@ -51,6 +52,13 @@ MOST_FAILED_STARTS = 5
 
 class StartError(Exception):
     """The server cannot start; the text is for the person at the terminal."""
+
+
+def log_to_terminal(settings: Settings) -> None:
+    """Log to standard error; libraries that would tell of every call or start only tell of trouble."""
+    logging.basicConfig(level=settings.log_level, format=LOG_FORMAT)
+    for chatty in ("httpx", "alembic", "hypercorn.error"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 def listen(settings: Settings) -> socket.socket:
@@ -111,6 +119,7 @@ def calm_collector() -> None:
 def _serve_here(settings: Settings, sock: socket.socket) -> int:
     config = hypercorn_config(settings)
     app = create_app(settings).asgi
+    app.signs = True
     calm_collector()
     try:
         with asyncio.Runner(loop_factory=_loop_factory(settings)) as runner:
@@ -204,8 +213,8 @@ def _on_stop_signal(stop: Callable[[], None]) -> None:
         loop.add_reader(parent.sentinel, orphaned)
 
 
-def _work(settings: Settings, sock: socket.socket, log_level: int) -> None:
-    logging.basicConfig(level=log_level, format=LOG_FORMAT)
+def _work(settings: Settings, sock: socket.socket) -> None:
+    log_to_terminal(settings)
     allow_open_files()
     leave(_serve_here(settings, sock))
 
@@ -239,9 +248,7 @@ class Supervisor:
         return 1 if self._failed_starts >= MOST_FAILED_STARTS else 0
 
     def _spawn(self) -> None:
-        worker = self._context.Process(
-            target=_work, args=(self._settings, self._sock, logging.getLogger().level), name="gateway-worker"
-        )
+        worker = self._context.Process(target=_work, args=(self._settings, self._sock), name="gateway-worker")
         worker.start()
         self._workers[worker] = time.monotonic()
 

@@ -146,7 +146,7 @@ def outside_imports(files: list[Path]) -> set[str]:
             elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
                 modules.add(node.module.partition(".")[0])
     owners = packages_distributions()
-    own = {"backend", "scripts", "tests", "run", "test_async_performance"}
+    own = {"backend", "scripts", "tests", "benchmarks", "run", "test_async_performance"}
     outside = modules - set(sys.stdlib_module_names) - own
     return {owner.lower() for module in outside for owner in owners.get(module, [module])}
 

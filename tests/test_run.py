@@ -2,15 +2,18 @@
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.support.demo import greeting
-from tests.support.gateway import KEY, ROOT, clean_environment, spawned
+from tests.support.gateway import KEY, ROOT, clean_environment, free_port, spawned
 
 SECRET = "s3cr3t-that-nobody-may-see-in-any-log"
 
@@ -197,7 +200,7 @@ def test_both_faces_belong_to_one_gateway(tmp_path: Path) -> None:
     program = (
         "import run\n"
         "assert run.app is run.app and run.flask_app is run.flask_app\n"
-        "assert run.app._flask is run.flask_app\n"
+        "assert run._application().asgi._flask is run.flask_app\n"
         "try: run.nonsense\n"
         "except AttributeError as error: print('no', error)\n"
     )
@@ -236,3 +239,41 @@ def test_a_key_is_made_once_and_only_its_owner_reads_it(tmp_path: Path) -> None:
         keys.append((tmp_path / "jwt.key").read_text())
     assert keys[0] == keys[1]
     assert os.stat(tmp_path / "jwt.key").st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["hypercorn", "run:app", "--bind", "127.0.0.1:{}"],
+        ["granian", "run:app", "--interface", "asgi", "--port", "{}"],
+    ],
+    ids=["hypercorn", "granian"],
+)
+def test_the_servers_own_commands_serve_run_app(tmp_path: Path, command: list[str]) -> None:
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", *(word.format(port) for word in command)],
+        cwd=ROOT,
+        env=clean_environment(GATEWAY_INSTANCE_DIR=str(tmp_path), JWT_SECRET_KEY=KEY),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        answer = _first_answer(f"http://127.0.0.1:{port}/api/health")
+        assert answer.json() == {"status": "ok", "service": "avatar-gateway"}
+        assert len(answer.headers.get_list("server")) == 1
+        assert len(answer.headers.get_list("date")) == 1
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(10)
+
+
+def _first_answer(url: str) -> httpx.Response:
+    with httpx.Client(trust_env=False, timeout=2) as http:
+        for _ in range(200):
+            try:
+                return http.get(url)
+            except httpx.TransportError:
+                time.sleep(0.05)
+    raise AssertionError(f"no answer at {url}")

@@ -16,7 +16,7 @@ from backend.services.multipart import (
     boundary_of,
 )
 from backend.services.names import avatar_name
-from backend.services.streams import ByteStream
+from backend.services.streams import ByteStream, in_time
 
 MEGABYTE = 1 << 20
 # Both files at their limits, and room for the fields around them.
@@ -103,7 +103,7 @@ class AvatarForm:
         if body is None:
             raise BadRequest("The form is empty.")
         form = cls(body, boundary)
-        form._out += await form.read()
+        form._out += await in_time(form.read())
         return form
 
     @property

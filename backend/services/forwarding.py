@@ -21,7 +21,7 @@ from backend.services.headers import (
 )
 from backend.services.http_client import Answer, HttpClient, UpstreamResponse
 from backend.services.policies import Attempt, RetryBudget, Timeouts, may_retry
-from backend.services.streams import ByteStream, LimitedStream, check_length, read_whole
+from backend.services.streams import ByteStream, LimitedStream, check_length, in_time, read_whole
 from backend.services.transports import UpstreamCall
 
 # A body this small is read before the call goes out: it can then be sent again, and a client that
@@ -169,7 +169,7 @@ async def _prepared_body(inbound: Inbound, limit: int) -> bytes | ByteStream | N
     length = inbound.content_length
     check_length(length, limit)
     if length is not None and length <= KEPT_BODY_BYTES:
-        return await read_whole(inbound.body, limit)
+        return await in_time(read_whole(inbound.body, limit))
     return LimitedStream(inbound.body, limit)
 
 

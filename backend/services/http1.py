@@ -12,7 +12,7 @@ from typing import cast
 
 import httptools
 
-from backend.errors import BadRequest, InternalError, UpstreamBroken
+from backend.errors import BadRequest, InternalError, UpstreamBroken, UpstreamError, UpstreamGarbage
 from backend.services.headers import Pair, content_length
 
 Body = bytes | AsyncIterable[bytes] | None
@@ -204,12 +204,12 @@ class Answer:
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self._break()
+            self._break(UpstreamGarbage())
             return
         if self._complete:
             self.let_go_if_done()
         elif not self.head.done() and self._head_bytes > MOST_HEAD_BYTES:
-            self._break()
+            self._break(UpstreamGarbage())
 
     def ended(self) -> None:
         """The upstream sends no more: the end of a body without a length, a break of any other."""
@@ -217,13 +217,13 @@ class Answer:
             self._finish()
             self.let_go_if_done()
         elif not self._complete:
-            self._break()
+            self._break(UpstreamBroken())
 
     def lost(self, exc: Exception | None) -> None:
         if exc is None:
             self.ended()
         elif not self._complete:
-            self._break()
+            self._break(UpstreamBroken())
         self._connection.finished(self, reusable=False)
 
     def fail(self, exc: Exception) -> None:
@@ -234,8 +234,8 @@ class Answer:
             self.head.set_exception(exc)
         self._wake()
 
-    def _break(self) -> None:
-        self.fail(UpstreamBroken())
+    def _break(self, failure: UpstreamError) -> None:
+        self.fail(failure)
         self._connection.abort()
 
     # What the parser calls.

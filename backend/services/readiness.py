@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sqlalchemy import text
+from sqlalchemy.orm import Session
 
 from backend.errors import GatewayError
 from backend.services.database import Database
@@ -64,7 +65,11 @@ class Readiness:
     async def _database_state(self) -> str:
         try:
             async with asyncio.timeout(PROBE_SECONDS):
-                await self._database.run(lambda session: session.execute(text("SELECT 1")).scalar_one())
+                await self._database.run(
+                    lambda session: session.execute(
+                        text("SELECT version_num FROM alembic_version")
+                    ).scalar_one()
+                )
         except TimeoutError:
             return LATE
         except GatewayError:
@@ -81,3 +86,8 @@ class Readiness:
         except GatewayError as error:
             return error.code
         return "ok" if answer.status < 500 else f"answers {answer.status}"
+
+
+def _looked_up(session: Session) -> object:
+    """Read a table: SQLite answers `SELECT 1` without looking at its file."""
+    return session.execute(text("SELECT version_num FROM alembic_version")).scalar_one()

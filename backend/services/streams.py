@@ -3,9 +3,16 @@
 A generator that was never started does not run its `finally`; an object with `aclose` can always be released.
 """
 
-from typing import Protocol, runtime_checkable
+from collections.abc import Awaitable
+from typing import Protocol, TypeVar, runtime_checkable
 
-from backend.errors import TooLarge
+from backend.errors import TooLarge, UploadStalled
+from backend.services.deadline import Deadline
+
+T = TypeVar("T")
+
+# A body that is read whole before anything else happens: a form, JSON, a small upload.
+SMALL_BODY_SECONDS = 30.0
 
 
 @runtime_checkable
@@ -45,6 +52,17 @@ def check_length(length: int | None, limit: int) -> None:
     """Refuse a declared body length over the limit before a byte of it is read."""
     if length is not None and length > limit:
         raise TooLarge(f"The request body is larger than the {_spoken(limit)} allowed here.")
+
+
+async def in_time(reading: Awaitable[T]) -> T:
+    """Wait for a client's small body, but not for ever. Raises UploadStalled."""
+    deadline = Deadline()
+    try:
+        return await deadline.within(reading, deadline.now() + SMALL_BODY_SECONDS)
+    except TimeoutError:
+        raise UploadStalled from None
+    finally:
+        deadline.close()
 
 
 async def read_whole(stream: ByteStream, limit: int) -> bytes:

@@ -8,7 +8,7 @@ from flask import Flask
 
 from backend.config import load
 from backend.services import readiness
-from backend.services.database import Database, attach
+from backend.services.database import Database, attach, upgrade
 from backend.services.forwarding import Forwarder, Upstream
 from backend.services.readiness import Readiness, Report
 from tests.support.gateway import free_port
@@ -31,7 +31,9 @@ def test_status_follows_from_the_checks(checks: dict[str, str], store_is_up: boo
 
 @pytest_asyncio.fixture
 async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    engine = attach(Flask("test"), load({}, None, database_url=f"sqlite:///{tmp_path}/gateway.db"))
+    app = Flask("test")
+    engine = attach(app, load({}, None, database_url=f"sqlite:///{tmp_path}/gateway.db"))
+    upgrade(app)
     database = Database(engine, threads=2)
     yield database
     await database.aclose()

@@ -70,6 +70,7 @@ class Served:
 async def serving(settings: Settings) -> AsyncIterator[Served]:
     """Serve on Hypercorn, on this loop and a free loopback port; ends without leaving a task behind."""
     application = create_app(settings)
+    application.asgi.signs = True
     gateway: Gateway = application.flask.extensions[EXTENSION]
     await asyncio.to_thread(_prepare, application, gateway)
     sock = server.listen(settings)
