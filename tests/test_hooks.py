@@ -1,5 +1,6 @@
 import asyncio
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -214,7 +215,8 @@ async def test_upstream_trouble_is_logged_in_one_line_each(tmp_path: Path, caplo
     lines = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
     assert len(lines) == 2
     assert lines[0].startswith("502 GET /m/reset")
-    assert lines[1].startswith("broke off GET /m/broken")
+    assert lines[1].startswith("broken off (The avatar service broke the connection.) GET /m/broken")
+    assert all(re.search(r"request [0-9a-f]{32}$", line) for line in lines)
 
 
 @pytest.mark.asyncio

@@ -204,7 +204,7 @@ class Answer:
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self._break(UpstreamGarbage())
+            self._break(UpstreamBroken() if self.head.done() else UpstreamGarbage())
             return
         if self._complete:
             self.let_go_if_done()
