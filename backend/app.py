@@ -1,7 +1,6 @@
 """The wiring: settings in, a Flask application and its ASGI face out."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from backend.asgi import Bridge, GatewayFlask
 from backend.config import Settings
 from backend.context import EXTENSION, Gateway
 from backend.cors import Cors
-from backend.exchange import Exchange
+from backend.request_log import RequestLog
 from backend.routes import mounts
 from backend.routes.auth import auth
 from backend.routes.avatar import avatar
@@ -31,8 +30,6 @@ from backend.services.signalling import Signalling
 from backend.services.signing_key import load_key
 from backend.services.threads import Threads
 from backend.services.tokens import Tokens
-
-log = logging.getLogger("gateway")
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,7 @@ def create_app(settings: Settings) -> Application:
     hooks.register(flask, Cors(settings.cors_origins))
     cli.register(flask)
     life = _lifespan(flask, gateway, threads)
-    bridge = Bridge(flask, life, threads=threads, observer=_observer(settings.slow_request_seconds))
+    bridge = Bridge(flask, life, threads=threads, observer=RequestLog(settings.slow_request_seconds))
     return Application(flask, bridge)
 
 
@@ -110,26 +107,3 @@ def _lifespan(
             yield
 
     return life
-
-
-def _observer(slow_seconds: float) -> Callable[[Exchange], None]:
-    def observe(exchange: Exchange) -> None:
-        """Log what failed or was slow; everything else is silent."""
-        level, what = _verdict(exchange, slow_seconds)
-        if level:
-            scope = exchange.scope
-            told = (what, scope["method"], scope["path"], exchange.seconds, exchange.request_id)
-            log.log(level, "%s %s %s after %.3f s, request %s", *told)
-
-    return observe
-
-
-def _verdict(exchange: Exchange, slow_seconds: float) -> tuple[int, str]:
-    """Return the log level an exchange deserves, 0 for none, and what happened."""
-    if exchange.client_gone:
-        return logging.INFO, "499"
-    if exchange.broken is not None:
-        return logging.WARNING, f"broken off ({exchange.broken})"
-    if exchange.status is not None and exchange.status >= 500:
-        return logging.WARNING, str(exchange.status)
-    return (logging.INFO, f"slow {exchange.status}") if exchange.seconds > slow_seconds else (0, "")
