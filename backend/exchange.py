@@ -217,12 +217,14 @@ class Exchange:
             sent += len(chunk)
             self.complete = sent == length
             message = {"type": "http.response.body", "body": chunk, "more_body": sent != length}
+            if sent == length:
+                # The upstream's place is free by now: a client that does not take the last of it holds nothing.
+                await self._send(message)
+                return
             try:
                 await self._deadline.within(self._send(message), self._deadline.now() + SEND_STALL_SECONDS)
             except TimeoutError:
                 raise ClientGone from None
-            if sent == length:
-                return
         await self._finish_with(b"")
 
     async def _send_plain(self, response: GatewayResponse) -> None:

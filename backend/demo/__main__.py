@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib
 import json
 import os
 import resource
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from backend.demo.faults import FAULTS
 from backend.demo.remote import flip
@@ -26,11 +27,20 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     _allow_connections()
     try:
-        asyncio.run(_run(_settings(options), options.exit_with_parent))
+        with asyncio.Runner(loop_factory=_quickest_loop()) as runner:
+            runner.run(_run(_settings(options), options.exit_with_parent))
     except PortTaken as error:
         print(f"backend.demo: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _quickest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Measured beside a gateway on the same machine, the world should take as little of it as it can."""
+    try:
+        return importlib.import_module("uvloop").new_event_loop  # type: ignore[no-any-return]
+    except ImportError:
+        return None
 
 
 def _parser() -> argparse.ArgumentParser:
