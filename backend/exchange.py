@@ -218,7 +218,7 @@ class Exchange:
             self.complete = sent == length
             message = {"type": "http.response.body", "body": chunk, "more_body": sent != length}
             if sent == length:
-                # The upstream's place is free by now: a client that does not take the last of it holds nothing.
+                # The upstream's place is free by now: a client that does not take this holds nothing.
                 await self._send(message)
                 return
             try:

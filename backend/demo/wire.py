@@ -10,7 +10,7 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qsl, unquote
 
 import h11
@@ -139,9 +139,7 @@ class Connection(asyncio.Protocol):
         return f"{address[0]}:{address[1]}" if address else "gone"
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if not isinstance(transport, asyncio.Transport):
-            raise TypeError(f"not a stream transport: {transport!r}")
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
         self._connections.add(self)
         self.task = asyncio.get_running_loop().create_task(self._converse())
         self.task.add_done_callback(self._finished)
