@@ -42,8 +42,9 @@ HEAD_BYTES = 32 * 1024
 # What closing takes after the grace: lifespan, pools, the last log lines.
 CLOSING_SECONDS = 5.0
 OPEN_FILES = 65_536
-# New objects between two looks of the collector; 700 by default, which is one small call.
-YOUNG_OBJECTS = 50_000
+# New objects between two looks of the collector; 700 by default, which is one small call. A thousand calls
+# in flight hold some 300,000.
+YOUNG_OBJECTS = 200_000
 LOG_FORMAT = "%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"
 # A worker that lives shorter than this did not start; one that keeps dying so stops everything.
 START_SECONDS = 5.0
