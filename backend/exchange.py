@@ -26,7 +26,7 @@ T = TypeVar("T")
 log = logging.getLogger("gateway.exchange")
 
 # Most small calls end sooner than this and never pay for a watcher.
-WATCH_AFTER_SECONDS = 0.1
+WATCH_AFTER_SECONDS = 0.02
 # While an upload lasts, its reader may stop for an upstream that takes nothing: then the watcher stands in.
 WATCH_AGAIN_SECONDS = 0.1
 # How much of an unread body the watcher takes in: small bodies whole, so that it sees what comes after them.
