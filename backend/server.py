@@ -20,13 +20,14 @@ from hypercorn.asyncio.run import worker_serve
 from hypercorn.config import Config, Sockets
 from hypercorn.utils import LifespanFailureError, wrap_app
 
-from backend import http2
+from backend import http2, idle
 from backend.app import create_app
 from backend.config import Settings
 
 log = logging.getLogger("gateway.server")
 
 http2.install()
+idle.install()
 
 # Clients that connect at the same moment: a thousand users pressing a button, and then some.
 BACKLOG = 4096

@@ -204,3 +204,16 @@ async def test_a_mounts_target_and_body_arrive_as_they_were_sent(tmp_path: Path)
             answer = await served.http.post("/m/x%2fy;a=b?q=1&q=%2F", content=b"abc")
     assert answer.content == b"hello"
     assert (peer.heads[0].target, peer.bodies) == (b"/x%2fy;a=b?q=1&q=%2F", [b"abc"])
+
+
+@pytest.mark.asyncio
+async def test_a_kept_connection_ends_with_its_client(tmp_path: Path) -> None:
+    """Hypercorn 0.18 held it, and its descriptor, until the idle time was over."""
+    async with serving(settings_for(tmp_path)) as served:
+        before = len(asyncio.all_tasks())
+        for _ in range(20):
+            reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+            writer.write(b"GET /api/ping HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await reader.readuntil(b"pong")).startswith(b"HTTP/1.1 200")
+            writer.close()
+        await until(lambda: len(asyncio.all_tasks()) <= before, 3)
