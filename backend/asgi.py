@@ -13,11 +13,13 @@ from inspect import iscoroutinefunction
 from typing import Any
 
 from asgiref.sync import sync_to_async
-from flask import Flask, request
+from flask import Flask, Request
+from werkzeug.routing import MapAdapter
 
 from backend import switch
-from backend.exchange import Exchange, Receive, RequestBody, Scope, Send
+from backend.exchange import CURRENT, Exchange, Receive, RequestBody, Scope, Send
 from backend.responses import EXCHANGE, GatewayResponse
+from backend.routing import Matches, NoSession
 from backend.services.threads import Threads
 from backend.wsgi import BackgroundLoop, Life
 
@@ -36,12 +38,25 @@ class GatewayFlask(Flask):
         # A path means what it says: no redirects to a tidier one.
         self.url_map.merge_slashes = False
         self.url_map.strict_slashes = False
+        self.session_interface = NoSession()
         self.background = BackgroundLoop(life)
+        self._matches = Matches(self.url_map)
+        # Bounded, as functions may be made for one request, such as those of `after_this_request`.
+        self._made_sync = functools.lru_cache(maxsize=256)(super().ensure_sync)
+
+    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
+        return None if request is None else self._matches.adapter(request)
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        return self._made_sync(func)
 
     def async_to_sync(self, func: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
-        if switch.inside():
-            return lambda *args, **kwargs: switch.wait(func(*args, **kwargs))
-        return functools.partial(self.background.call, func)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if switch.inside():
+                return switch.wait(func(*args, **kwargs))
+            return self.background.call(func, *args, **kwargs)
+
+        return call
 
 
 class Bridge:
@@ -70,7 +85,8 @@ class Bridge:
                 raise ValueError(f"unknown ASGI scope {other}")
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = Exchange(scope, receive, send, signs=self.signs)
+        exchange = Exchange(self._flask, scope, receive, send, signs=self.signs)
+        CURRENT.set(exchange)
         try:
             environ = environ_of(scope, exchange)
             response = await switch.run(self._flask.wsgi_app, environ, _taken_from_the_response)
@@ -120,7 +136,7 @@ def _in_thread(view: Callable[..., Any], threads: Threads) -> Callable[..., Any]
 
 def _noted(response: Any) -> Any:
     """Let the exchange know of every response, also of one that a later hook will lose."""
-    exchange: Exchange | None = request.environ.get(EXCHANGE)
+    exchange = CURRENT.get()
     if exchange is not None:
         exchange.made.append(response)
     return response

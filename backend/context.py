@@ -10,8 +10,7 @@ from flask import current_app, request
 
 from backend.config import Settings
 from backend.errors import BadRequest, NotAllowed, NotAuthenticated
-from backend.exchange import Exchange
-from backend.responses import EXCHANGE
+from backend.exchange import CURRENT, Exchange
 from backend.services.accounts import Accounts
 from backend.services.catalogue import Catalogue
 from backend.services.database import Database
@@ -51,17 +50,22 @@ class Gateway:
 
 
 def gateway() -> Gateway:
-    return cast(Gateway, current_app.extensions[EXTENSION])
+    exchange = CURRENT.get()
+    flask = current_app if exchange is None else exchange.flask
+    return cast(Gateway, flask.extensions[EXTENSION])
 
 
 def inbound() -> Inbound:
     """Return the present request as it reached the gateway; made once a request."""
-    environ = request.environ
-    known = environ.get(_INBOUND)
-    if known is None:
-        exchange = environ.get(EXCHANGE)
-        known = environ[_INBOUND] = _of_wsgi(environ) if exchange is None else _of_exchange(exchange)
-    return cast(Inbound, known)
+    exchange = CURRENT.get()
+    if exchange is None:
+        environ = request.environ
+        if _INBOUND not in environ:
+            environ[_INBOUND] = _of_wsgi(environ)
+        return cast(Inbound, environ[_INBOUND])
+    if exchange.inbound is None:
+        exchange.inbound = _of_exchange(exchange)
+    return exchange.inbound
 
 
 def _of_exchange(exchange: Exchange) -> Inbound:

@@ -6,14 +6,18 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
-from contextvars import Context, copy_context
+from contextvars import Context, ContextVar, copy_context
 from email.utils import formatdate
 from functools import lru_cache
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+from flask import Flask
 
 from backend.errors import ClientGone, GatewayError
 from backend.responses import GatewayResponse, StreamedResponse
 from backend.services.deadline import Deadline
+from backend.services.forwarding import Inbound
 from backend.services.headers import PSEUDONYM, Pair, content_length, first
 
 Scope = MutableMapping[str, Any]
@@ -25,10 +29,9 @@ T = TypeVar("T")
 
 log = logging.getLogger("gateway.exchange")
 
-# Most small calls end sooner than this and never pay for a watcher.
-WATCH_AFTER_SECONDS = 0.02
-# While an upload lasts, its reader may stop for an upstream that takes nothing: then the watcher stands in.
-WATCH_AGAIN_SECONDS = 0.1
+# A client that leaves is noticed within 250 ms: two looks and what cancelling takes. Small calls end before
+# the first, and never pay for a watcher.
+LOOK_SECONDS = 0.08
 # How much of an unread body the watcher takes in: small bodies whole, so that it sees what comes after them.
 AHEAD_BYTES = 64 * 1024
 # A client that takes nothing for so long is treated as gone: it holds an upstream place.
@@ -64,7 +67,7 @@ class RequestBody:
         self._wanted = False
         self._watcher: asyncio.Task[None] | None = None
         self._watch_wanted = False
-        self._arrived = asyncio.Event()
+        self._arrived: asyncio.Event | None = None
         self.ended = False
         self.gone = False
 
@@ -80,7 +83,7 @@ class RequestBody:
             if self.gone:
                 raise ClientGone
             if self._watcher is not None:
-                self._arrived.clear()
+                self._arrived = asyncio.Event()
                 self._wanted = True
                 await self._arrived.wait()
                 continue
@@ -106,6 +109,7 @@ class RequestBody:
         watcher, self._watcher = self._watcher, None
         if watcher is not None:
             watcher.cancel()
+        self._on_gone = _nobody_cares  # an exchange that is over is freed at once, not by the collector
 
     async def _watch(self) -> None:
         self._wanted = False
@@ -124,13 +128,58 @@ class RequestBody:
                 self._ahead.append(chunk)
                 self._ahead_bytes += len(chunk)
             self.ended = not message.get("more_body", False)
-        self._arrived.set()
+        if self._arrived is not None:
+            self._arrived.set()
+
+
+def _nobody_cares() -> None:
+    """Stand in for the exchange of a body that is closed."""
+
+
+class Patrol:
+    """Has the clients of exchanges that last watched: one timer for all instead of one for each."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._fresh: set[Exchange] = set()
+        self._seen: set[Exchange] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    @classmethod
+    def here(cls) -> "Patrol":
+        """Return the patrol of the running loop."""
+        loop = asyncio.get_running_loop()
+        patrol = _patrols.get(loop)
+        if patrol is None:
+            patrol = _patrols[loop] = cls(loop)
+        return patrol
+
+    def add(self, exchange: "Exchange") -> None:
+        self._fresh.add(exchange)
+        if self._timer is None:
+            self._timer = self._loop.call_later(LOOK_SECONDS, self._look)
+
+    def drop(self, exchange: "Exchange") -> None:
+        self._fresh.discard(exchange)
+        self._seen.discard(exchange)
+
+    def _look(self) -> None:
+        """Watch whoever was here at the last look already; an upload is looked after until it ends."""
+        self._seen = {exchange for exchange in self._seen if exchange.watch()} | self._fresh
+        self._fresh = set()
+        self._timer = self._loop.call_later(LOOK_SECONDS, self._look) if self._seen else None
+
+
+_patrols: WeakKeyDictionary[asyncio.AbstractEventLoop, Patrol] = WeakKeyDictionary()
 
 
 class Exchange:
     """Carries one request through; sends each response exactly once and always closes it."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, *, signs: bool = False) -> None:
+    def __init__(
+        self, flask: Flask, scope: Scope, receive: Receive, send: Send, *, signs: bool = False
+    ) -> None:
+        self.flask = flask
         self.scope = scope
         self._signs = signs
         self._send = send
@@ -140,11 +189,12 @@ class Exchange:
         self.status: int | None = None
         self.request_id = "-"
         self.broken: Exception | None = None
+        self.inbound: Inbound | None = None
         self.began = time.perf_counter()
         self._task = asyncio.current_task()
-        self._deadline = Deadline()
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(WATCH_AFTER_SECONDS, self._watch, loop)
+        self._deadline: Deadline | None = None
+        self._patrol = Patrol.here()
+        self._patrol.add(self)
         self._context: Context | None = None
         self.made: list[GatewayResponse] = []
         self._answer: GatewayResponse | None = None
@@ -156,14 +206,15 @@ class Exchange:
     def finish(self) -> None:
         if self.body.gone and not self.complete:
             self.client_gone = True  # whoever read the body found out
-        self._timer.cancel()
-        self._deadline.close()
+        self._patrol.drop(self)
+        if self._deadline is not None:
+            self._deadline.close()
         self.body.close()
 
-    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
+    def watch(self) -> bool:
+        """From now on notice that the client leaves; True while the body's reader may need a stand-in."""
         self.body.watch()
-        if not self.body.ended and not self.body.gone:
-            self._timer = loop.call_later(WATCH_AGAIN_SECONDS, self._watch, loop)
+        return not self.body.ended and not self.body.gone
 
     def _client_left(self) -> None:
         if self.complete:
@@ -222,10 +273,15 @@ class Exchange:
                 await self._send(message)
                 return
             try:
-                await self._deadline.within(self._send(message), self._deadline.now() + SEND_STALL_SECONDS)
+                await self._in_time(self._send(message), SEND_STALL_SECONDS)
             except TimeoutError:
                 raise ClientGone from None
         await self._finish_with(b"")
+
+    async def _in_time(self, awaitable: Awaitable[T], seconds: float) -> T:
+        if self._deadline is None:
+            self._deadline = Deadline()
+        return await self._deadline.within(awaitable, self._deadline.now() + seconds)
 
     async def _send_plain(self, response: GatewayResponse) -> None:
         if response.is_sequence:
@@ -255,11 +311,9 @@ class Exchange:
         )
 
     async def _linger(self) -> None:
-        last = self._deadline.now() + LINGER_SECONDS
+        last = time.monotonic() + LINGER_SECONDS
         with suppress(ClientGone, TimeoutError):
-            while await self._deadline.within(
-                self.body.read(), min(last, self._deadline.now() + LINGER_PAUSE_SECONDS)
-            ):
+            while await self._in_time(self.body.read(), min(last - time.monotonic(), LINGER_PAUSE_SECONDS)):
                 pass
 
     async def _close(self, response: GatewayResponse) -> None:
@@ -286,3 +340,7 @@ async def _in_thread(context: Context, work: Callable[[], T]) -> T:
         if not future.cancelled():
             future.exception()
         raise
+
+
+# The exchange that the present task carries; None under a plain WSGI server.
+CURRENT: ContextVar[Exchange | None] = ContextVar("exchange", default=None)

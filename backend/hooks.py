@@ -17,7 +17,7 @@ from backend.errors import (
     UnsupportedMedia,
 )
 from backend.responses import GatewayResponse, answer
-from backend.services.headers import check_target
+from backend.services.headers import check_host, check_target
 
 log = logging.getLogger("gateway")
 
@@ -35,6 +35,7 @@ def register(app: Flask, cors: Cors) -> None:
     def check() -> GatewayResponse | None:
         request = inbound()
         check_target(request.path, request.query)
+        check_host(request.origin.host)
         if is_preflight(request.method, request.headers):
             response = GatewayResponse(status=204)
             for name, value in cors.preflight(request.headers):

@@ -26,7 +26,8 @@ ALLOWED: dict[str, set[str]] = {
     "hooks": {"context", "cors", "errors", "responses", "services"},
     "routes": {"config", "context", "errors", "models", "responses", "services"},
     "context": {"config", "errors", "exchange", "responses", "services", "wsgi"},
-    "asgi": {"exchange", "responses", "services", "switch", "wsgi"},
+    "asgi": {"exchange", "responses", "routing", "services", "switch", "wsgi"},
+    "routing": {"services"},
     "exchange": {"errors", "responses", "services"},
     "responses": {"services", "wsgi"},
     "wsgi": {"services"},
@@ -42,8 +43,8 @@ ALLOWED: dict[str, set[str]] = {
     "demo.session": {"config", "context", "errors", "services"},
 }
 # The bridge serves any Flask application: of the services it may know only what has nothing of avatars.
-OF_THE_BRIDGE = {"asgi", "exchange", "responses", "switch", "wsgi"}
-KNOWN_TO_THE_BRIDGE = {"deadline", "forwarding", "headers", "streams", "threads"}
+OF_THE_BRIDGE = {"asgi", "exchange", "responses", "routing", "switch", "wsgi"}
+KNOWN_TO_THE_BRIDGE = {"deadline", "forwarding", "headers", "recent", "streams", "threads"}
 
 # Third-party library -> the only modules that may import it.
 OWNERS = {

@@ -13,7 +13,7 @@ from backend import exchange
 from backend.asgi import GatewayFlask
 from backend.context import inbound
 from backend.errors import ClientGone, GatewayError, UpstreamBroken
-from backend.exchange import AHEAD_BYTES, RequestBody
+from backend.exchange import AHEAD_BYTES, LOOK_SECONDS, RequestBody
 from backend.responses import GatewayResponse, StreamedResponse
 from tests.support.bridge import (
     Body,
@@ -341,7 +341,7 @@ async def test_a_departure_while_a_complete_body_is_being_released_does_not_stop
     app = streaming(SlowToClose(b"abc"), (b"content-length", b"3"))
     client = Client(app.asgi)
     await until(lambda: client.whole)
-    await asyncio.sleep(0.05)  # the watcher looks by now
+    await asyncio.sleep(3 * LOOK_SECONDS)  # the watcher looks by now
     client.leave()
     await until(lambda: client.undelivered == 1)
     slow.set()
@@ -368,7 +368,7 @@ async def test_no_task_outlives_its_request() -> None:
     before = asyncio.all_tasks()
     for app in (waiting_view(waiting).asgi, streaming(body).asgi):
         client = Client(app)
-        await asyncio.sleep(0.05)  # a watcher is at work
+        await asyncio.sleep(3 * LOOK_SECONDS)  # a watcher is at work
         client.leave()
         await client.answered()
     await call(one_view(lambda: "ok").asgi)
@@ -428,7 +428,9 @@ async def test_a_client_that_leaves_while_a_generator_works_closes_it_when_it_is
     client = Client(app.asgi)
     await until(lambda: log == ["working"])
     client.leave()
-    await asyncio.sleep(0.05)  # the watcher has seen it by now, or sees it later: both must end well
+    await asyncio.sleep(
+        3 * LOOK_SECONDS
+    )  # the watcher has seen it by now, or sees it later: both must end well
     go.set()
     await client.answered()
     assert log == ["working", "closed"]
@@ -570,7 +572,7 @@ async def test_an_upload_that_nobody_takes_is_watched_again() -> None:
     async def view() -> str:
         stream = inbound().body
         assert stream is not None
-        await asyncio.sleep(0.05)  # the first watch is over
+        await asyncio.sleep(3 * LOOK_SECONDS)  # the first watch is over
         await stream.read()
         took.set()
         try:

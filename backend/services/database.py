@@ -62,6 +62,8 @@ def attach(app: Flask, settings: Settings) -> Engine:
     app.config["SQLALCHEMY_DATABASE_URI"] = url
     app.config["SQLALCHEMY_ENGINE_OPTIONS"] = _sqlite_options() if sqlite else _postgresql_options(url)
     db.init_app(app)
+    # It would look after every request for a session that nobody opens: `Database.run` has its own.
+    app.teardown_appcontext_funcs.clear()
     Migrate(db=db, directory=str(MIGRATIONS)).init_app(app, db)
     with app.app_context():
         engine = db.engine

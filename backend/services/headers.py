@@ -54,6 +54,8 @@ _CORS = b"access-control-"
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 
+_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._~!$&'()*+,;=%-]{0,255})(?::[0-9]{0,5})?")
+
 # RFC 3986: a target is visible ASCII; everything else arrives percent-encoded.
 _NOT_VISIBLE = re.compile(rb"[^\x21-\x7e]")
 # Bytes that no valid UTF-8 holds: overlong spellings of "." and "/" begin with them.
@@ -100,6 +102,12 @@ def check_target(path: bytes, query: bytes = b"") -> None:
             raise BadTarget
         return
     _check_encoded(path)
+
+
+def check_host(host: bytes) -> None:
+    """Refuse a Host that is no name or address with an optional port (RFC 3986, section 3.2.2)."""
+    if not _HOST.fullmatch(host):
+        raise BadTarget("The Host of this request is not valid.")
 
 
 def _check_encoded(path: bytes) -> None:

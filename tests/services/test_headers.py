@@ -10,6 +10,7 @@ from backend.services.headers import (
     Origin,
     Pair,
     Passage,
+    check_host,
     check_target,
     content_length,
     first,
@@ -330,3 +331,45 @@ def test_first_value_of_a_repeated_header_is_found() -> None:
     head = [(b"a", b"1"), (b"b", b"2"), (b"b", b"3")]
     assert first(head, b"b") == b"2"
     assert first(head, b"c") is None
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        b"",
+        b"localhost",
+        b"localhost:8203",
+        b"gateway.example.org:",
+        b"[::1]:8203",
+        b"127.0.0.1",
+        b"a_b-c.d~e:1",
+    ],
+)
+def test_names_and_addresses_with_a_port_are_hosts(host: bytes) -> None:
+    check_host(host)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        b"a b",
+        b"a/b",
+        b"user@host",
+        b"a:b",
+        b"a:1:2",
+        b"a\tb",
+        b"a\x00b",
+        b"a,b c",
+        b"[::1",
+        b"::1]",
+        b"\xff",
+        b"a?b",
+        b"a#b",
+        b"a\\b",
+        b"a:123456",
+        b"x" * 256,
+    ],
+)
+def test_what_is_no_host_is_refused(host: bytes) -> None:
+    with pytest.raises(BadTarget):
+        check_host(host)
