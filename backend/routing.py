@@ -62,7 +62,9 @@ class Adapter(MapAdapter):
         )
         self._matches = matches
 
-    def match(self, path_info: str | None = None, method: str | None = None, **how: Any) -> Any:
+    def match(  # type: ignore[override]  # three overloads in one
+        self, path_info: str | None = None, method: str | None = None, **how: Any
+    ) -> Any:
         if path_info is not None or method is not None or how != {"return_rule": True}:
             return super().match(path_info, method, **how)
         rule, arguments = self._matches.of(self, self.default_method, self.path_info)
