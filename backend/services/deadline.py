@@ -9,6 +9,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+# A timer that fires this late fires in a loop that was busy: what arrived meanwhile is still unread.
+LAG_SECONDS = 0.05
+
 
 class Deadline:
     """Cancels one awaited thing at a time when its hour has come.
@@ -23,6 +26,7 @@ class Deadline:
         self._when: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._expired = False
+        self._spared = False
 
     def now(self) -> float:
         return self._loop.time()
@@ -39,7 +43,7 @@ class Deadline:
         task = self._task = asyncio.current_task()
         assert task is not None  # noqa: S101 - narrows the type
         cancelled_before = task.cancelling()
-        self._expired = False
+        self._expired = self._spared = False
         self.push(when)
         try:
             return await awaitable
@@ -60,8 +64,14 @@ class Deadline:
         self._timer = None
         if self._when is None or self._task is None:
             return
-        if self._loop.time() < self._when:
+        late = self._loop.time() - self._when
+        if late < 0:
             self._timer = self._loop.call_at(self._when, self._look)
+            return
+        if late > LAG_SECONDS and not self._spared:
+            # libuv fires timers before it reads: one turn of the loop shows what came in time.
+            self._spared = True
+            self._timer = self._loop.call_later(0, self._look)
             return
         self._expired = True
         self._task.cancel()
