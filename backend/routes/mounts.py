@@ -35,7 +35,7 @@ def _overlap(one: str, other: str) -> bool:
 
 
 def _add(app: Flask, mount: Mount) -> None:
-    upstream = Upstream.at(f"mount {mount.prefix}", mount.upstream)
+    upstream = Upstream.at(f"mount {mount.prefix}", mount.upstream, max_calls=mount.max_calls)
     rules = Rules(
         Timeouts(first_byte=mount.timeout, idle=mount.timeout),
         int(mount.max_body_mb * MEGABYTE),

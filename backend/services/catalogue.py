@@ -34,13 +34,17 @@ ANY_AVATAR = "test_yongen"
 
 
 class Catalogue:
-    """Asks the catalogue service; keeps the last list, for the service freezes while it builds an avatar."""
+    """Asks the catalogue service; keeps the last list, for the service freezes while it builds an avatar.
+
+    `attempts` is how many it took to get that list.
+    """
 
     def __init__(self, forwarder: Forwarder, upstream: Upstream, *, stale_after_seconds: float) -> None:
         self._forwarder = forwarder
         self._upstream = upstream
         self._stale_after_seconds = stale_after_seconds
         self._kept: Avatars | None = None
+        self.attempts = 1
         self._known = Freshness(KNOWN_SECONDS)
         self._asking: asyncio.Task[Avatars] | None = None
 
@@ -136,6 +140,7 @@ class Catalogue:
 
     async def _fetch(self) -> Avatars:
         answer = await self._forwarder.ask("GET", self._upstream, "/avatar/get_avatars", LIST_TIMEOUTS)
+        self.attempts = answer.attempts
         self._kept = _by_name(json_object(answer.status, answer.content).get("avatars"))
         self._known.touch()
         return self._kept
