@@ -63,6 +63,8 @@ MOUNT_MEANINGS = {
     "max_body_mb": "Largest request body.",
     "timeout": "Seconds to the first byte of the answer, and between bytes.",
     "cookies": "Whether cookies pass, both ways.",
+    "max_calls": "Calls that the upstream gets at once, from the first byte to the last; half as many more "
+    "wait for a place. Unset: what `UPSTREAM_MAX_CONNECTIONS` says.",
 }
 
 
