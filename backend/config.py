@@ -88,7 +88,7 @@ class Mount(BaseModel):
     max_body_mb: Annotated[float, Field(ge=0, le=10_240)] = 100
     timeout: Seconds = 60
     cookies: bool = False
-    max_calls: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    max_calls: Annotated[int | None, Field(ge=1, le=100_000)] = None
 
     @field_validator("prefix")
     @classmethod
