@@ -116,6 +116,9 @@ class HttpClient:
             share.answered()  # not yet, but a client that stalls its upload is not the upstream's fault
         try:
             opened = await self._open_in_time(self._transport, call, upload, limits)
+            if not 200 <= opened.status < 600:  # such as a switch of protocols that nobody asked for
+                await opened.aclose()
+                raise UpstreamGarbage
         except BaseException:
             if upload is not None:
                 upload.close()
