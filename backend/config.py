@@ -87,6 +87,7 @@ class Mount(BaseModel):
     methods: tuple[Method, ...] = ("GET",)
     max_body_mb: Annotated[float, Field(ge=0, le=10_240)] = 100
     timeout: Seconds = 60
+    total: Seconds | None = None
     cookies: bool = False
     max_calls: Annotated[int | None, Field(ge=1, le=100_000)] = None
 

@@ -19,10 +19,11 @@ log = logging.getLogger("gateway.catalogue")
 Avatars = dict[str, dict[str, Any]]
 
 LIST_TIMEOUTS = Timeouts(first_byte=10, idle=10, total=20)
-PREVIEW_TIMEOUTS = Timeouts(first_byte=10, idle=10)
+# The totals bound what a dribbling service could draw out, not how long honest work takes.
+PREVIEW_TIMEOUTS = Timeouts(first_byte=10, idle=10, total=300)
 DELETE_TIMEOUTS = Timeouts(first_byte=15, idle=10, total=30)
-# Building an avatar takes minutes.
-ADD_TIMEOUTS = Timeouts(first_byte=900, idle=60)
+# Building an avatar takes minutes, and so may sending its film.
+ADD_TIMEOUTS = Timeouts(first_byte=900, idle=60, total=3600)
 
 # A name that was in the list so recently is taken to exist without asking again.
 KNOWN_SECONDS = 5.0

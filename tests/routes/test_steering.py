@@ -136,7 +136,7 @@ async def test_head_that_is_none_leads_nowhere_else(place: Place, name: str) -> 
 
 
 async def http2(port: int, head: list[tuple[bytes, bytes]]) -> int | None:
-    """Make one call over HTTP/2 with these headers, unchecked; None when the stream or connection is ended."""
+    """Make one call over HTTP/2 with these headers, unchecked; None when the stream or connection ends."""
     config = h2.config.H2Configuration(
         header_encoding=None, validate_outbound_headers=False, normalize_outbound_headers=False
     )
