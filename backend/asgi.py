@@ -17,7 +17,7 @@ from flask import Flask, Request
 from werkzeug.routing import MapAdapter
 
 from backend import switch
-from backend.exchange import CURRENT, Exchange, Receive, RequestBody, Scope, Send
+from backend.exchange import CURRENT, SEND_STALL_SECONDS, Exchange, Receive, RequestBody, Scope, Send
 from backend.responses import EXCHANGE, GatewayResponse
 from backend.routing import Matches, NoSession
 from backend.services.threads import Threads
@@ -68,6 +68,7 @@ class Bridge:
         self._observer = observer
         # Whether answers get their Date and Server here: True behind a server that was told to add none.
         self.signs = False
+        self.stall_seconds = SEND_STALL_SECONDS
         flask.after_request(_noted)  # the last to be added, and so the first of the application's to run
         for endpoint, view in flask.view_functions.items():
             if not iscoroutinefunction(view):
@@ -85,7 +86,9 @@ class Bridge:
                 raise ValueError(f"unknown ASGI scope {other}")
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = Exchange(self._flask, scope, receive, send, signs=self.signs)
+        exchange = Exchange(
+            self._flask, scope, receive, send, signs=self.signs, stall_seconds=self.stall_seconds
+        )
         CURRENT.set(exchange)
         try:
             environ = environ_of(scope, exchange)

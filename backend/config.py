@@ -87,7 +87,9 @@ class Mount(BaseModel):
     methods: tuple[Method, ...] = ("GET",)
     max_body_mb: Annotated[float, Field(ge=0, le=10_240)] = 100
     timeout: Seconds = 60
+    total: Seconds | None = None
     cookies: bool = False
+    max_calls: Annotated[int | None, Field(ge=1, le=100_000)] = None
 
     @field_validator("prefix")
     @classmethod
@@ -131,7 +133,13 @@ class Settings(BaseModel):
     upstream_http_version: Literal["auto", "1.1", "2"] = Field(
         "auto", description="`auto` negotiates by ALPN, `2` is prior knowledge on http:// too."
     )
-    upstream_max_connections: int = Field(1000, ge=1, le=100_000, description="Upstream calls at once.")
+    upstream_max_connections: int = Field(
+        1000,
+        ge=1,
+        le=100_000,
+        description="Calls that one upstream may leave unanswered at once. Ten times as many may be in "
+        "flight in a worker, answers that still arrive included, and half of those to one upstream.",
+    )
     upstream_max_keepalive: int = Field(200, ge=0, le=100_000, description="Idle connections kept per host.")
     upstream_keepalive_seconds: Seconds = Field(30.0, description="Life of an idle upstream connection.")
 
@@ -139,7 +147,8 @@ class Settings(BaseModel):
         (),
         description='JSON list of pass-through mounts: {"prefix":"/api/live","upstream":"http://127.0.0.1:8606",'
         '"auth":"required","methods":["GET","POST"],"max_body_mb":100,"timeout":60}; '
-        "`auth` is required, optional or none.",
+        "`auth` is required, optional or none. `max_calls`, where the upstream's capacity is known: calls "
+        "that it gets at once.",
     )
 
     database_url: SecretStr = Field(
@@ -160,10 +169,14 @@ class Settings(BaseModel):
         16, ge=1, le=512, description="Threads for plain `def` views and database work, each pool."
     )
     gateway_pool_wait_seconds: Seconds = Field(
-        5.0, description="Longest wait for a free upstream place before 503."
+        2.0, description="Longest wait for a free upstream place before 503."
     )
     gateway_pool_waiting: int = Field(
-        5000, ge=0, le=100_000, description="Calls that may wait for an upstream place; more get 503 at once."
+        500,
+        ge=0,
+        le=100_000,
+        description="Calls that may wait for a place at one upstream, never more than half as many as it "
+        "works on; others get 503 at once.",
     )
     gateway_connect_seconds: Seconds = Field(2.0, description="Longest wait for an upstream connection.")
     gateway_drain_seconds: Seconds = Field(

@@ -26,7 +26,8 @@ GatewayError                          source    status  retry is safe
     ├── UpstreamBroken                          502     no
     ├── UpstreamGarbage                         502     no
     ├── UpstreamRejected                        502     no
-    └── UpstreamBusy                            503     yes
+    ├── UpstreamBusy                            503     yes
+    └── UpstreamUnavailable                     503     yes (never sent)
 
 `retryable` in an answer tells the caller that asking again is safe and may help. `sent` tells the
 forwarding core whether any byte of the call may have reached the upstream.
@@ -225,4 +226,17 @@ class UpstreamBusy(UpstreamError):
     default_msg = "The avatar service has no free place. Please try again shortly."
 
     def __init__(self, msg: str | None = None, *, retry_after_seconds: int | None = 5) -> None:
+        super().__init__(msg, retry_after_seconds=retry_after_seconds)
+
+
+class UpstreamUnavailable(UpstreamError):
+    """Every address failed so often that calls are kept away for a moment."""
+
+    status = 503
+    code = "upstream_unavailable"
+    retryable = True
+    sent = False
+    default_msg = "The avatar service does not answer at present. Please try again shortly."
+
+    def __init__(self, msg: str | None = None, *, retry_after_seconds: int | None = 1) -> None:
         super().__init__(msg, retry_after_seconds=retry_after_seconds)

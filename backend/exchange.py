@@ -177,11 +177,19 @@ class Exchange:
     """Carries one request through; sends each response exactly once and always closes it."""
 
     def __init__(
-        self, flask: Flask, scope: Scope, receive: Receive, send: Send, *, signs: bool = False
+        self,
+        flask: Flask,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        *,
+        signs: bool = False,
+        stall_seconds: float = SEND_STALL_SECONDS,
     ) -> None:
         self.flask = flask
         self.scope = scope
         self._signs = signs
+        self._stall_seconds = stall_seconds
         self._send = send
         self.body = RequestBody(receive, self._client_left)
         self.client_gone = False
@@ -273,7 +281,7 @@ class Exchange:
                 await self._send(message)
                 return
             try:
-                await self._in_time(self._send(message), SEND_STALL_SECONDS)
+                await self._in_time(self._send(message), self._stall_seconds)
             except TimeoutError:
                 raise ClientGone from None
         await self._finish_with(b"")

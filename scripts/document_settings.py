@@ -62,7 +62,10 @@ MOUNT_MEANINGS = {
     "methods": "Methods that pass.",
     "max_body_mb": "Largest request body.",
     "timeout": "Seconds to the first byte of the answer, and between bytes.",
+    "total": "Seconds that a whole call may take, its body included; unset: a stream may go on for ever.",
     "cookies": "Whether cookies pass, both ways.",
+    "max_calls": "Calls that the upstream gets at once, from the first byte to the last; half as many more "
+    "wait for a place. Unset: what `UPSTREAM_MAX_CONNECTIONS` says.",
 }
 
 

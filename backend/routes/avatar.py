@@ -5,6 +5,7 @@ from flask import Blueprint
 from backend.context import body, caller, form_field, gateway, inbound, tutor
 from backend.responses import GatewayResponse, answer, relayed
 from backend.services.avatar_form import FORM_BYTES, AvatarForm
+from backend.services.forwarding import ATTEMPTS
 from backend.services.headers import first
 from backend.services.names import avatar_name
 
@@ -19,6 +20,8 @@ async def list_avatars() -> GatewayResponse:
     if stale:
         # RFC 9111 section 5.5.1 marked staleness this way; there is no room for it in the body.
         response.put(b"warning", b'110 - "Response is Stale"')
+    elif gateway().catalogue.attempts > 1:
+        response.put(ATTEMPTS, str(gateway().catalogue.attempts).encode("ascii"))
     return response
 
 

@@ -35,9 +35,9 @@ def _overlap(one: str, other: str) -> bool:
 
 
 def _add(app: Flask, mount: Mount) -> None:
-    upstream = Upstream.at(f"mount {mount.prefix}", mount.upstream)
+    upstream = Upstream.at(f"mount {mount.prefix}", mount.upstream, max_calls=mount.max_calls)
     rules = Rules(
-        Timeouts(first_byte=mount.timeout, idle=mount.timeout),
+        Timeouts(first_byte=mount.timeout, idle=mount.timeout, total=mount.total),
         int(mount.max_body_mb * MEGABYTE),
         # Where the gateway looked at the token, the token ends.
         Passage(authorization=mount.auth == "none", cookies=mount.cookies),

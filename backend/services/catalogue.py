@@ -19,10 +19,11 @@ log = logging.getLogger("gateway.catalogue")
 Avatars = dict[str, dict[str, Any]]
 
 LIST_TIMEOUTS = Timeouts(first_byte=10, idle=10, total=20)
-PREVIEW_TIMEOUTS = Timeouts(first_byte=10, idle=10)
+# The totals bound what a dribbling service could draw out, not how long honest work takes.
+PREVIEW_TIMEOUTS = Timeouts(first_byte=10, idle=10, total=300)
 DELETE_TIMEOUTS = Timeouts(first_byte=15, idle=10, total=30)
-# Building an avatar takes minutes.
-ADD_TIMEOUTS = Timeouts(first_byte=900, idle=60)
+# Building an avatar takes minutes, and so may sending its film.
+ADD_TIMEOUTS = Timeouts(first_byte=900, idle=60, total=3600)
 
 # A name that was in the list so recently is taken to exist without asking again.
 KNOWN_SECONDS = 5.0
@@ -34,13 +35,17 @@ ANY_AVATAR = "test_yongen"
 
 
 class Catalogue:
-    """Asks the catalogue service; keeps the last list, for the service freezes while it builds an avatar."""
+    """Asks the catalogue service; keeps the last list, for the service freezes while it builds an avatar.
+
+    `attempts` is how many it took to get that list.
+    """
 
     def __init__(self, forwarder: Forwarder, upstream: Upstream, *, stale_after_seconds: float) -> None:
         self._forwarder = forwarder
         self._upstream = upstream
         self._stale_after_seconds = stale_after_seconds
         self._kept: Avatars | None = None
+        self.attempts = 1
         self._known = Freshness(KNOWN_SECONDS)
         self._asking: asyncio.Task[Avatars] | None = None
 
@@ -136,6 +141,7 @@ class Catalogue:
 
     async def _fetch(self) -> Avatars:
         answer = await self._forwarder.ask("GET", self._upstream, "/avatar/get_avatars", LIST_TIMEOUTS)
+        self.attempts = answer.attempts
         self._kept = _by_name(json_object(answer.status, answer.content).get("avatars"))
         self._known.touch()
         return self._kept

@@ -65,8 +65,9 @@ class DirectTransport:
         idle = self._idle.get(origin)
         while idle:
             _, connection = idle.pop()
-            if connection.reusable:
+            if connection.reusable and connection.quiet:
                 return connection
+            connection.abort()
         return None
 
     async def _connect(self, origin: str, place: Place) -> Connection:

@@ -3,12 +3,16 @@
 It knows upstreams, not avatars, and HTTP, not Flask.
 """
 
+import asyncio
+import math
+import random
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
-from itertools import count, cycle, repeat
-from typing import TypeVar
+from itertools import count, cycle, islice, repeat
+from typing import Generic, Protocol, TypeVar
 
-from backend.errors import UpstreamError
+from backend.errors import UpstreamError, UpstreamUnavailable
+from backend.services.breaker import Breakers
 from backend.services.headers import (
     NO_CREDENTIALS,
     Headers,
@@ -20,7 +24,17 @@ from backend.services.headers import (
     to_upstream,
 )
 from backend.services.http_client import Answer, HttpClient, UpstreamResponse
-from backend.services.policies import Attempt, RetryBudget, Timeouts, may_retry
+from backend.services.policies import (
+    WORTH_ANOTHER_TRY,
+    Attempt,
+    RetryBudget,
+    Timeouts,
+    may_ask_again,
+    may_retry,
+    pause_seconds,
+    wait_asked_for,
+)
+from backend.services.slots import Share
 from backend.services.streams import ByteStream, LimitedStream, check_length, in_time, read_whole
 from backend.services.transports import UpstreamCall
 
@@ -28,8 +42,23 @@ from backend.services.transports import UpstreamCall
 # dribbles it holds no upstream place meanwhile.
 KEPT_BODY_BYTES = 64 * 1024
 MEGABYTE = 1 << 20
+# Tells the caller that it took more than one attempt.
+ATTEMPTS = b"x-upstream-attempts"
 
-T = TypeVar("T")
+
+class Answered(Protocol):
+    """What every attempt brings: a status and headers, and perhaps a body to let go of."""
+
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def headers(self) -> list[Pair]: ...
+
+    async def aclose(self) -> None: ...
+
+
+T = TypeVar("T", bound=Answered)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,21 +82,29 @@ class Inbound:
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """One service and where it lives: scheme and authority, several of them for the same service."""
+    """One service and where it lives: scheme and authority, several of them for the same service.
+
+    `max_calls` is how many calls it can work on at once, where that is known.
+    """
 
     name: str
     origins: tuple[str, ...]
     base_path: bytes = b""
+    max_calls: int | None = None
     _turn: Callable[[], int] = field(default_factory=lambda: count().__next__, repr=False, compare=False)
 
     @classmethod
-    def at(cls, name: str, *urls: str) -> "Upstream":
+    def at(cls, name: str, *urls: str, max_calls: int | None = None) -> "Upstream":
         """Make an upstream from base URLs that share one base path."""
         split = [url.split("/", 3) for url in urls]
         base = {("/" + parts[3]).rstrip("/") if len(parts) > 3 else "" for parts in split}
         if len(base) != 1:
             raise ValueError(f"the addresses of {name} need one and the same path")
-        return cls(name, tuple("/".join(parts[:3]) for parts in split), base.pop().encode("ascii"))
+        origins = tuple("/".join(parts[:3]) for parts in split)
+        return cls(name, origins, base.pop().encode("ascii"), max_calls)
+
+    def url(self, origin: str, path: str) -> str:
+        return origin + self.base_path.decode("ascii") + path
 
     def in_turn(self) -> Iterator[str]:
         """Return the addresses for the attempts of one call: calls take turns, a repeated one goes on."""
@@ -95,12 +132,21 @@ class Forwarded:
     body: UpstreamResponse
 
 
+@dataclass(slots=True)
+class Traffic:
+    """What limits the calls to one upstream."""
+
+    budget: RetryBudget
+    share: Share
+
+
 class Forwarder:
     """Sends inbound requests to upstreams and brings the answers back."""
 
     def __init__(self, client: HttpClient) -> None:
         self._client = client
-        self._budgets: dict[str, RetryBudget] = {}
+        self._traffic: dict[tuple[tuple[str, ...], int | None], Traffic] = {}
+        self._breakers = Breakers()
 
     async def forward(self, inbound: Inbound, upstream: Upstream, target: bytes, rules: Rules) -> Forwarded:
         """Send `inbound` to `target` (raw path and query) at `upstream`.
@@ -122,44 +168,139 @@ class Forwarder:
         self, call: UpstreamCall, upstream: Upstream, passage: Passage = NO_CREDENTIALS
     ) -> Forwarded:
         """Attempt a prepared call until it is answered or may not be repeated."""
+        share = self._traffic_of(upstream).share
 
-        async def once(origin: str) -> UpstreamResponse:
-            return await self._client.open(call if origin == call.origin else replace(call, origin=origin))
+        async def once(origin: str, timeouts: Timeouts) -> UpstreamResponse:
+            same = origin == call.origin and timeouts is call.timeouts
+            return await self._client.open(
+                call if same else replace(call, origin=origin, timeouts=timeouts), share
+            )
 
-        response, attempts = await self._attempts(upstream, call.method, lambda: _replayable(call.body), once)
+        work = Work(call.method, call.timeouts, lambda: _replayable(call.body), once)
+        response, attempts = await self._attempts(upstream, work)
         headers = to_client(response.headers, passage)
         if attempts > 1:
-            headers.append((b"x-upstream-attempts", str(attempts).encode("ascii")))
+            headers.append((ATTEMPTS, str(attempts).encode("ascii")))
         return Forwarded(response.status, headers, response)
 
     async def ask(
         self, method: str, upstream: Upstream, path: str, timeouts: Timeouts, json: object = None
     ) -> Answer:
         """Make a call of the gateway's own; the answer is read whole, up to a megabyte."""
+        share = self._traffic_of(upstream).share
 
-        async def once(origin: str) -> Answer:
-            url = origin + upstream.base_path.decode("ascii") + path
-            return await self._client.ask(method, url, timeouts, json)
+        async def once(origin: str, timeouts: Timeouts) -> Answer:
+            return await self._client.ask(method, upstream.url(origin, path), timeouts, json, share)
 
-        answer, _ = await self._attempts(upstream, method, lambda: True, once)
+        answer, attempts = await self._attempts(upstream, Work(method, timeouts, lambda: True, once))
+        return replace(answer, attempts=attempts) if attempts > 1 else answer
+
+    async def probe(self, upstream: Upstream, path: str, timeouts: Timeouts) -> Answer:
+        """Ask each address once until one answers, whatever happened before, and draw no conclusions:
+        a probe's limits are shorter than what other calls may take."""
+        for left, origin in zip(range(len(upstream.origins), 0, -1), upstream.in_turn(), strict=False):
+            try:
+                return await self._client.ask("GET", upstream.url(origin, path), timeouts)
+            except UpstreamError:
+                if left == 1:
+                    raise
+        raise AssertionError("an upstream has addresses")
+
+    def readmit(self, upstream: Upstream) -> None:
+        """Forget earlier failures: something new lives at these addresses."""
+        for origin in upstream.origins:
+            self._breakers.readmit(origin)
+
+    def _traffic_of(self, upstream: Upstream) -> Traffic:
+        key = upstream.origins, upstream.max_calls
+        traffic = self._traffic.get(key)
+        if traffic is None:
+            traffic = self._traffic[key] = Traffic(RetryBudget(), self._client.share(upstream.max_calls))
+        return traffic
+
+    async def _attempts(self, upstream: Upstream, work: "Work[T]") -> tuple[T, int]:
+        self._traffic_of(upstream).budget.earn()
+        work.turns = upstream.in_turn()
+        origin = self._admitted(upstream, work.turns)
+        if origin is None:
+            raise self._unavailable(upstream)
+        outcome = await self._attempt(origin, work.timeouts, work)
+        while (another := self._another(upstream, work, outcome)) is not None:
+            origin, pause = another
+            if not isinstance(outcome, UpstreamError):
+                await outcome.aclose()
+            if pause:
+                await asyncio.sleep(pause)
+            outcome = await self._attempt(origin, work.timeouts.after(work.seconds), work)
+        if isinstance(outcome, UpstreamError):
+            raise outcome
+        return outcome, len(work.asked)
+
+    def _another(
+        self, upstream: Upstream, work: "Work[T]", outcome: T | UpstreamError
+    ) -> tuple[str, float] | None:
+        """Return where the next attempt may go and after how many seconds, None when there is none."""
+        if not isinstance(outcome, UpstreamError) and outcome.status not in WORTH_ANOTHER_TRY:
+            return None
+        pause = _pause_before_another(outcome, Attempt(len(work.asked), work.method, work.replayable()))
+        origin = None if pause is None else self._admitted(upstream, work.turns)
+        if pause is None or origin is None:
+            return None
+        if origin in work.asked:
+            pause = max(pause, pause_seconds(len(work.asked), random.random()))  # noqa: S311 - no secret
+        if work.seconds + pause >= work.timeouts.patience:
+            return None
+        # Nobody has more to do for a call that reached nobody and goes to another address.
+        free = isinstance(outcome, UpstreamError) and not outcome.sent and origin not in work.asked
+        return (origin, pause) if free or self._traffic_of(upstream).budget.spend() else None
+
+    async def _attempt(self, origin: str, timeouts: Timeouts, work: "Work[T]") -> T | UpstreamError:
+        """Make one attempt, and let the breaker know how it went."""
+        work.asked.append(origin)
+        probe = self._breakers.is_open(origin)
+        try:
+            answer = await work.once(origin, timeouts)
+        except UpstreamError as error:
+            self._breakers.failed(origin, probe=probe)
+            return error
+        self._breakers.answered(origin, probe=probe)
         return answer
 
-    async def _attempts(
-        self,
-        upstream: Upstream,
-        method: str,
-        replayable: Callable[[], bool],
-        once: Callable[[str], Awaitable[T]],
-    ) -> tuple[T, int]:
-        budget = self._budgets.setdefault(upstream.name, RetryBudget())
-        budget.earn()
-        for number, origin in enumerate(upstream.in_turn(), 1):
-            try:
-                return await once(origin), number
-            except UpstreamError as error:
-                if not may_retry(error, Attempt(number, method, replayable())) or not budget.spend():
-                    raise
-        raise AssertionError("addresses have no end")
+    def _admitted(self, upstream: Upstream, turns: Iterator[str]) -> str | None:
+        """Return the next address that calls may go to."""
+        for origin in islice(turns, len(upstream.origins)):
+            if self._breakers.admits(origin):
+                return origin
+        return None
+
+    def _unavailable(self, upstream: Upstream) -> UpstreamUnavailable:
+        seconds = min(self._breakers.seconds_left(origin) for origin in upstream.origins)
+        return UpstreamUnavailable(retry_after_seconds=max(1, math.ceil(seconds)))
+
+
+@dataclass(slots=True)
+class Work(Generic[T]):
+    """A call that can be attempted: `once` makes one attempt at an address, within what time is left."""
+
+    method: str
+    timeouts: Timeouts
+    replayable: Callable[[], bool]
+    once: Callable[[str, Timeouts], Awaitable[T]]
+    turns: Iterator[str] = field(default_factory=lambda: iter(()))
+    asked: list[str] = field(default_factory=list)
+    began: float = field(default_factory=lambda: asyncio.get_running_loop().time())
+
+    @property
+    def seconds(self) -> float:
+        """How long it has been under way."""
+        return asyncio.get_running_loop().time() - self.began
+
+
+def _pause_before_another(outcome: Answered | UpstreamError, attempt: Attempt) -> float | None:
+    """Return the seconds until another attempt may be made, None when none may."""
+    if isinstance(outcome, UpstreamError):
+        return 0.0 if may_retry(outcome, attempt) else None
+    return wait_asked_for(outcome.headers) if may_ask_again(outcome.status, attempt) else None
 
 
 async def _prepared_body(inbound: Inbound, limit: int) -> bytes | ByteStream | None:

@@ -143,7 +143,12 @@ def to_upstream(headers: Headers, origin: Origin, passage: Passage = NO_CREDENTI
         dropped |= {b"authorization"}
     if not passage.cookies:
         dropped |= {b"cookie"}
-    kept = [pair for pair in headers if pair[0] not in dropped]
+    kept = [
+        pair
+        for pair in headers
+        # Programs behind CGI or WSGI read X_Real_IP as X-Real-IP.
+        if pair[0] not in dropped and (b"_" not in pair[0] or pair[0].replace(b"_", b"-") not in dropped)
+    ]
     names = {name for name, _ in kept}
     # Said by the gateway, so that no client library says it: both mean the same as saying nothing.
     if b"accept" not in names:

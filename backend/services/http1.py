@@ -6,6 +6,7 @@ Parsing is llhttp's, by httptools, in its strict mode.
 """
 
 import asyncio
+import select
 from collections import deque
 from collections.abc import AsyncIterable, Callable, Sequence
 from typing import cast
@@ -20,7 +21,8 @@ Body = bytes | AsyncIterable[bytes] | None
 # Read ahead of a slow client at most so much, and go on when so little is left.
 HIGH_WATER_BYTES = 256 * 1024
 LOW_WATER_BYTES = 64 * 1024
-# An answer's head; nginx allows 8 KiB, Node 16 KiB, and a page of cookies fits many times.
+# An answer's head with all interim ones, a chunk's extensions, the trailers: what brings no byte of the body.
+# nginx allows 8 KiB for a head, Node 16 KiB, and a page of cookies fits many times.
 MOST_HEAD_BYTES = 128 * 1024
 
 _BODILESS_METHODS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS", "TRACE"})
@@ -38,10 +40,24 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._exchange: Answer | None = None
         self._writable: asyncio.Future[None] | None = None
+        self._poll: select.poll | None = None
 
     @property
     def reusable(self) -> bool:
         return self._exchange is None and self._transport is not None and not self._transport.is_closing()
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing has arrived that the loop has not told of yet: another answer, or the end.
+
+        One look, of a microsecond, before each use; without it such bytes would answer the next call.
+        """
+        if self._poll is None:
+            if self._transport is None:
+                return False
+            self._poll = select.poll()
+            self._poll.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return not self._poll.poll(0)
 
     async def send(
         self, method: str, target: bytes, authority: bytes, headers: Sequence[Pair], body: Body
@@ -155,7 +171,7 @@ class Answer:
         self._connection = connection
         self._method = method
         self._parser = httptools.HttpResponseParser(self)
-        self._head_bytes = 0
+        self._barren_bytes = 0
         self._chunks: deque[bytes] = deque()
         self._buffered = 0
         self._paused = False
@@ -199,8 +215,7 @@ class Answer:
     # What the connection tells.
 
     def feed(self, data: bytes) -> None:
-        if not self.head.done():
-            self._head_bytes += len(data)
+        self._barren_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
@@ -208,8 +223,8 @@ class Answer:
             return
         if self._complete:
             self.let_go_if_done()
-        elif not self.head.done() and self._head_bytes > MOST_HEAD_BYTES:
-            self._break(UpstreamGarbage())
+        elif self._barren_bytes > MOST_HEAD_BYTES:
+            self._break(UpstreamBroken() if self.head.done() else UpstreamGarbage())
 
     def ended(self) -> None:
         """The upstream sends no more: the end of a body without a length, a break of any other."""
@@ -245,18 +260,23 @@ class Answer:
             self._surplus = True  # a second answer that nobody asked for
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.lower(), value))
+        if not self.status:  # later ones are trailers, which must never look like headers
+            self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
         if self._complete:
             return
+        if not 100 <= status < 600:
+            raise UpstreamGarbage
         if status < 200:
             self.headers = []
             return
         self.status = status
         self.http_version = f"HTTP/{self._parser.get_http_version()}"
         names = {name for name, _ in self.headers}
+        if b"transfer-encoding" in names and not self._only_chunked():
+            raise UpstreamGarbage
         bodiless = self._method == "HEAD" or status in (204, 304)
         self._until_close = not bodiless and not names & {b"content-length", b"transfer-encoding"}
         self._stays_open = not self._until_close and _stays_open(self.http_version, self.headers)
@@ -265,10 +285,16 @@ class Answer:
         if bodiless:
             self._finish()
 
+    def _only_chunked(self) -> bool:
+        """Tell whether the body is framed in the one way that can be taken off (RFC 9112, section 6.1)."""
+        codings = [value for name, value in self.headers if name == b"transfer-encoding"]
+        return [coding.lower() for coding in codings] == [b"chunked"] and self.http_version == "HTTP/1.1"
+
     def on_body(self, body: bytes) -> None:
         if self._complete:
             self._surplus = True
             return
+        self._barren_bytes = 0
         self._chunks.append(body)
         self._buffered += len(body)
         if self._buffered > HIGH_WATER_BYTES and not self._paused:

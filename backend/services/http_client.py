@@ -6,7 +6,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, TypeVar, cast
 
@@ -27,8 +27,8 @@ from backend.services.deadline import Deadline
 from backend.services.direct_transport import DirectTransport
 from backend.services.headers import HOP_BY_HOP, PSEUDONYM, Pair, content_length
 from backend.services.policies import Timeouts
-from backend.services.slots import Slots
-from backend.services.streams import ByteStream
+from backend.services.slots import Share, Slots
+from backend.services.streams import ByteStream, unpacked
 from backend.services.transports import (
     HttpxTransport,
     Opened,
@@ -46,18 +46,20 @@ TRANSPORTS: Mapping[str, Callable[[Settings], Transport]] = {
     "httpx": HttpxTransport,
 }
 
-# A client that stalls its upload holds an upstream place: it gets this long between two chunks.
-UPLOAD_IDLE_SECONDS = 60.0
+# A worker has so many times UPSTREAM_MAX_CONNECTIONS in flight, answered calls included: streams that stay
+# open cost an upstream little, and must not keep new calls out.
+CEILING = 10
 
 # What the gateway asks for itself are short JSON answers.
 ANSWER_BYTES = 1 << 20
 
-# Where a request of the front door carries its limits.
+# Where a request of the front door carries its limits, and its upstream's share.
 TIMEOUTS = "gateway.timeouts"
+SHARE = "gateway.share"
 
 
 class HttpClient:
-    """Both doors over one transport, with one count of calls in flight.
+    """Both doors over one transport, with one count of calls in flight in `slots`.
 
     Use as an async context manager, on the loop that serves: it belongs to that loop alone.
     """
@@ -65,11 +67,8 @@ class HttpClient:
     def __init__(self, settings: Settings, transport: Transport | None = None) -> None:
         self._settings = settings
         self._transport = transport
-        self.slots = Slots(
-            settings.upstream_max_connections,
-            waiting=settings.gateway_pool_waiting,
-            wait_seconds=settings.gateway_pool_wait_seconds,
-        )
+        self.slots = Slots(CEILING * settings.upstream_max_connections, waiting=0, wait_seconds=0)
+        self._unshared = self.share(settings.upstream_max_connections)
         self.http = httpx.AsyncClient(
             transport=_FrontDoor(self),
             # Short answers are not worth packing.
@@ -90,44 +89,70 @@ class HttpClient:
         if self._transport is not None:
             await self._transport.aclose()
 
-    async def open(self, call: UpstreamCall) -> "UpstreamResponse":
+    def share(self, max_calls: int | None = None) -> Share:
+        """Return a new upstream's share: `max_calls` from sending to the last byte, or the settings' number
+        of unanswered ones."""
+        return Share(
+            self.slots,
+            max_calls or self._settings.upstream_max_connections,
+            waiting=self._settings.gateway_pool_waiting,
+            wait_seconds=self._settings.gateway_pool_wait_seconds,
+            to_the_end=max_calls is not None,
+        )
+
+    async def open(self, call: UpstreamCall, share: Share | None = None) -> "UpstreamResponse":
         """Send one call and return its answer once the head is there.
 
         Raises Overloaded without a free place, UpstreamError for every failure of the upstream, and
         whatever the request body raised.
         """
         assert self._transport is not None, "the client is not open"  # noqa: S101 - a programming error
-        await self.slots.acquire()
+        share = share or self._unshared
+        await share.acquire()
         limits = Limits(call.timeouts)
         whole = call.body is None or isinstance(call.body, bytes)
         upload = None if whole else Upload(cast(ByteStream, call.body), limits)
+        if upload is not None:
+            share.answered()  # not yet, but a client that stalls its upload is not the upstream's fault
         try:
             opened = await self._open_in_time(self._transport, call, upload, limits)
-            return UpstreamResponse(opened, limits, self.slots, upload)
+            if not 200 <= opened.status < 600:  # such as a switch of protocols that nobody asked for
+                await opened.aclose()
+                raise UpstreamGarbage
         except BaseException:
             if upload is not None:
                 upload.close()
             limits.close()
-            self.slots.release()
+            share.release(answered=upload is not None)
             raise
+        if upload is None:
+            share.answered()
+        return UpstreamResponse(opened, limits, share, upload)
 
-    async def ask(self, method: str, url: str, timeouts: Timeouts, json: object = None) -> "Answer":
+    async def ask(
+        self, method: str, url: str, timeouts: Timeouts, json: object = None, share: Share | None = None
+    ) -> "Answer":
         """Make a call of the gateway's own through the front door and read the answer whole.
 
         Raises UpstreamGarbage for an answer over ANSWER_BYTES, and what `open` raises.
         """
-        request = self.http.build_request(method, url, json=json, extensions={TIMEOUTS: timeouts})
+        known = {TIMEOUTS: timeouts, SHARE: share}
+        request = self.http.build_request(method, url, json=json, extensions=known)
         with translated():
             response = await self.http.send(request, stream=True)
             try:
                 content = bytearray()
-                async for chunk in response.aiter_bytes():
+                # Nothing packed was asked for, and httpx would unpack it however large it becomes.
+                packing = response.headers.get("content-encoding", "identity")
+                plain = packing == "identity"
+                async for chunk in response.aiter_bytes() if plain else response.aiter_raw():
                     content += chunk
                     if len(content) > ANSWER_BYTES:
                         raise UpstreamGarbage("The avatar service answered far more than expected.")
             finally:
                 await response.aclose()
-        return Answer(response.status_code, bytes(content))
+        whole = bytes(content) if plain else unpacked(bytes(content), packing, ANSWER_BYTES)
+        return Answer(response.status_code, whole, response.headers.raw)
 
     async def _open_in_time(
         self, transport: Transport, call: UpstreamCall, upload: "Upload | None", limits: "Limits"
@@ -151,6 +176,11 @@ class Answer:
 
     status: int
     content: bytes
+    headers: list[Pair] = field(default_factory=list, compare=False)
+    attempts: int = 1
+
+    async def aclose(self) -> None:
+        """Nothing is held: it was read whole."""
 
 
 class Limits:
@@ -160,6 +190,7 @@ class Limits:
         self._deadline = Deadline()
         self._first_byte = timeouts.first_byte
         self._idle = timeouts.idle
+        self.upload_idle = timeouts.upload_idle
         self._end = None if timeouts.total is None else self._deadline.now() + timeouts.total
         self._answered = False
 
@@ -175,7 +206,7 @@ class Limits:
 
     def uploading(self) -> None:
         """While the client is being waited for, the upstream's clock stands still."""
-        self._push(UPLOAD_IDLE_SECONDS + self._first_byte)
+        self._push(self.upload_idle + self._first_byte)
 
     def uploaded(self) -> None:
         """A part of the body went up: the wait for the first byte begins anew."""
@@ -206,13 +237,13 @@ class UpstreamResponse:
     Both go back exactly once, when the body ends, breaks, or is closed.
     """
 
-    def __init__(self, opened: Opened, limits: Limits, slots: Slots, upload: "Upload | None") -> None:
+    def __init__(self, opened: Opened, limits: Limits, share: Share, upload: "Upload | None") -> None:
         self.status = opened.status
         self.headers = opened.headers
         self.http_version = opened.http_version
         self._opened = opened
         self._limits = limits
-        self._slots: Slots | None = slots
+        self._share: Share | None = share
         self._upload = upload
         # With a known length the end is known with the last byte: no further look at the connection.
         self._left = content_length(opened.headers)
@@ -222,7 +253,7 @@ class UpstreamResponse:
 
         Raises UpstreamIdleTimeout, UpstreamTotalTimeout, UpstreamBroken.
         """
-        if self._slots is None:
+        if self._share is None:
             return b""
         try:
             chunk = await self._limits.chunk(self._opened.read())
@@ -237,8 +268,8 @@ class UpstreamResponse:
 
     async def aclose(self) -> None:
         """Give the place and the connection back; harmless when called again."""
-        slots, self._slots = self._slots, None
-        if slots is None:
+        share, self._share = self._share, None
+        if share is None:
             return
         self._limits.close()
         if self._upload is not None:
@@ -246,10 +277,10 @@ class UpstreamResponse:
         try:
             await self._opened.aclose()
         finally:
-            slots.release()
+            share.release(answered=True)
 
     def __repr__(self) -> str:
-        return f"<UpstreamResponse {self.status} {'closed' if self._slots is None else 'open'}>"
+        return f"<UpstreamResponse {self.status} {'closed' if self._share is None else 'open'}>"
 
 
 class Upload:
@@ -275,7 +306,7 @@ class Upload:
         self._limits.uploading()
         self._reading = asyncio.current_task()
         try:
-            late = self._deadline.now() + UPLOAD_IDLE_SECONDS
+            late = self._deadline.now() + self._limits.upload_idle
             chunk = await self._deadline.within(self._source.read(), late)
         except TimeoutError:
             self.failure = UploadStalled()
@@ -325,7 +356,7 @@ class _FrontDoor(httpx.AsyncBaseTransport):
             body=await request.aread() or None,
             timeouts=_timeouts_of(request.extensions),
         )
-        response = await self._client.open(call)
+        response = await self._client.open(call, request.extensions.get(SHARE))
         return httpx.Response(
             response.status,
             headers=response.headers,

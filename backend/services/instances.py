@@ -159,7 +159,8 @@ class Instances:
         port, instance_id = info.get("port"), info.get("avatar_id")
         if not isinstance(port, int) or not isinstance(instance_id, str) or not _usable(instance_id):
             raise UpstreamGarbage("The avatar manager did not say where the avatar runs.")
-        self._ports.upstream(port)
+        # Another instance may have lived, and died, at this port before.
+        self._forwarder.readmit(self._ports.upstream(port))
         return Place(avatar, instance_id, port)
 
 

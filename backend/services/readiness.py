@@ -80,7 +80,7 @@ class Readiness:
         try:
             # The limits of the call leave out the wait for a free place.
             async with asyncio.timeout(PROBE_SECONDS):
-                answer = await self._forwarder.ask("GET", upstream, path, PROBE_TIMEOUTS)
+                answer = await self._forwarder.probe(upstream, path, PROBE_TIMEOUTS)
         except TimeoutError:
             return LATE
         except GatewayError as error:

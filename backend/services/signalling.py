@@ -12,14 +12,14 @@ from backend.services.policies import Timeouts
 
 # Path -> the one method it answers, and its limits. Instances also serve pages and more: none of it passes.
 ALLOWED: Mapping[str, tuple[str, Rules]] = {
-    "offer": ("POST", Rules(Timeouts(first_byte=30, idle=10))),
-    "human": ("POST", Rules(Timeouts(first_byte=3, idle=3))),
-    "humanaudio": ("POST", Rules(Timeouts(first_byte=30, idle=10), max_body=101 * MEGABYTE)),
-    "interrupt_talk": ("POST", Rules(Timeouts(first_byte=3, idle=3))),
-    "is_speaking": ("POST", Rules(Timeouts(first_byte=3, idle=3))),
-    "record": ("POST", Rules(Timeouts(first_byte=30, idle=10))),
-    "set_audiotype": ("POST", Rules(Timeouts(first_byte=3, idle=3))),
-    "health": ("GET", Rules(Timeouts(first_byte=3, idle=3))),
+    "offer": ("POST", Rules(Timeouts(first_byte=30, idle=10, total=60))),
+    "human": ("POST", Rules(Timeouts(first_byte=3, idle=3, total=10))),
+    "humanaudio": ("POST", Rules(Timeouts(first_byte=30, idle=10, total=900), max_body=101 * MEGABYTE)),
+    "interrupt_talk": ("POST", Rules(Timeouts(first_byte=3, idle=3, total=10))),
+    "is_speaking": ("POST", Rules(Timeouts(first_byte=3, idle=3, total=10))),
+    "record": ("POST", Rules(Timeouts(first_byte=30, idle=10, total=60))),
+    "set_audiotype": ("POST", Rules(Timeouts(first_byte=3, idle=3, total=10))),
+    "health": ("GET", Rules(Timeouts(first_byte=3, idle=3, total=10))),
 }
 
 

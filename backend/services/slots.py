@@ -1,4 +1,4 @@
-"""Places for upstream calls: a fixed number at once, a bounded first-come queue in front of them."""
+"""Places for upstream calls: so many at once, a short queue in front, a share for each upstream."""
 
 import asyncio
 from collections import deque
@@ -25,10 +25,16 @@ class Slots:
     def waiting(self) -> int:
         return len(self._queue)
 
-    async def acquire(self) -> None:
-        """Take a place. Raises Overloaded when the queue is full or the wait was in vain."""
+    def take(self) -> bool:
+        """Take a place if one is free."""
         if self.free > 0:
             self.free -= 1
+            return True
+        return False
+
+    async def acquire(self) -> None:
+        """Take a place. Raises Overloaded when the queue is full or the wait was in vain."""
+        if self.take():
             return
         if len(self._queue) >= self._most_waiting:
             raise Overloaded
@@ -58,3 +64,44 @@ class Slots:
 
     def __repr__(self) -> str:
         return f"<Slots {self.in_use}/{self.size} in use, {self.waiting} waiting>"
+
+
+class Share:
+    """What one upstream may take of a worker's calls: so many unanswered, and at most half of all places.
+
+    A slow upstream fills its own share and nobody else's. A call whose answer has begun costs its upstream no
+    more work and gives its first place back, unless `to_the_end`: then the answer's body counts, too.
+    """
+
+    def __init__(
+        self, everyone: Slots, size: int, *, waiting: int, wait_seconds: float, to_the_end: bool = False
+    ) -> None:
+        self._everyone = everyone
+        # Who waits behind half a full house waits half as long as a call takes: more would only grow old.
+        self._unanswered = Slots(size, waiting=min(waiting, max(1, size // 2)), wait_seconds=wait_seconds)
+        self._to_the_end = to_the_end
+        self._most = max(1, everyone.size // 2)
+        self.in_flight = 0
+
+    async def acquire(self) -> None:
+        """Take a place for one call. Raises Overloaded."""
+        await self._unanswered.acquire()
+        if self.in_flight >= self._most or not self._everyone.take():
+            self._unanswered.release()
+            raise Overloaded
+        self.in_flight += 1
+
+    def answered(self) -> None:
+        """An answer has begun."""
+        if not self._to_the_end:
+            self._unanswered.release()
+
+    def release(self, *, answered: bool) -> None:
+        """Give the place back: a call has ended."""
+        self.in_flight -= 1
+        self._everyone.release()
+        if self._to_the_end or not answered:
+            self._unanswered.release()
+
+    def __repr__(self) -> str:
+        return f"<Share {self.in_flight} in flight, unanswered {self._unanswered!r}>"

@@ -3,10 +3,11 @@
 A generator that was never started does not run its `finally`; an object with `aclose` can always be released.
 """
 
+import zlib
 from collections.abc import Awaitable
 from typing import Protocol, TypeVar, runtime_checkable
 
-from backend.errors import TooLarge, UploadStalled
+from backend.errors import TooLarge, UploadStalled, UpstreamGarbage
 from backend.services.deadline import Deadline
 
 T = TypeVar("T")
@@ -72,6 +73,20 @@ async def read_whole(stream: ByteStream, limit: int) -> bytes:
     while chunk := await limited.read():
         chunks.append(chunk)
     return b"".join(chunks)
+
+
+def unpacked(content: bytes, packing: str, limit: int) -> bytes:
+    """Unpack an upstream's gzip or deflate. Raises UpstreamGarbage for what is neither, or over the limit."""
+    if packing not in ("gzip", "deflate"):
+        raise UpstreamGarbage
+    unpacker = zlib.decompressobj(wbits=32 + zlib.MAX_WBITS)
+    try:
+        whole = unpacker.decompress(content, limit + 1)
+    except zlib.error as exc:
+        raise UpstreamGarbage from exc
+    if len(whole) > limit or not unpacker.eof:
+        raise UpstreamGarbage
+    return whole
 
 
 def _spoken(size: int) -> str:

@@ -286,7 +286,7 @@ class HttpxTransport:
             http1=settings.upstream_http_version != "2",
             http2=settings.upstream_http_version != "1.1",
             limits=httpx.Limits(
-                max_connections=settings.upstream_max_connections,
+                max_connections=None,  # calls are counted above
                 max_keepalive_connections=settings.upstream_max_keepalive,
                 keepalive_expiry=settings.upstream_keepalive_seconds,
             ),

@@ -93,7 +93,8 @@ async def test_detailed_health_answers_in_time_while_every_place_is_taken(
         answer = await served.http.get("/api/health/detailed")
         assert time.monotonic() - began < DETAILED_SECONDS
         assert answer.status_code == 200
-        assert answer.json()["status"] == "degraded"
+        # The mount's upstream fills its own share only.
+        assert answer.json()["status"] == "healthy"
         holding.cancel()
         await asyncio.wait([holding])
 

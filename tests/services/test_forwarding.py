@@ -1,6 +1,7 @@
 """The forwarding core on its own: preparing, attempting again, finishing; no server in front."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -16,7 +17,10 @@ from backend.errors import (
     UpstreamError,
     UpstreamFirstByteTimeout,
     UpstreamRefused,
+    UpstreamTotalTimeout,
+    UpstreamUnavailable,
 )
+from backend.services.breaker import FAILURES
 from backend.services.forwarding import KEPT_BODY_BYTES, Forwarder, Inbound, Rules, Upstream
 from backend.services.headers import Origin, Passage
 from backend.services.http_client import HttpClient
@@ -226,24 +230,205 @@ async def test_call_that_may_still_be_working_is_not_sent_again(client: HttpClie
         assert len(peer.heads) == 1
 
 
-@pytest.mark.parametrize("status", [b"500 Oops", b"502 Bad", b"503 Busy", b"429 Slow"])
-async def test_answer_is_an_answer_whatever_its_status(client: HttpClient, status: bytes) -> None:
-    async def script(exchange: Exchange) -> None:
-        await exchange.reply(b"no", status=status)
+def answering(status: bytes, *headers: Pair, times: int = 1000) -> Callable:
+    """A script that answers with a status, and after so many times with 200."""
 
-    async with Peer(script) as peer:
+    async def script(exchange: Exchange) -> None:
+        await exchange.body()
+        failed = exchange.number <= times
+        await exchange.reply(b"no" if failed else b"yes", *headers, status=status if failed else b"200 OK")
+
+    return script
+
+
+@pytest.mark.parametrize("status", [b"500 Oops", b"501 Not", b"504 Late", b"429 Slow", b"404 None"])
+async def test_answer_is_an_answer(client: HttpClient, status: bytes) -> None:
+    async with Peer(answering(status)) as peer:
         forwarded = await Forwarder(client).forward(request(), Upstream.at("x", peer.url), b"/", RULES)
         await forwarded.body.aclose()
         assert (forwarded.status, len(peer.heads)) == (int(status[:3]), 1)
 
 
-async def test_failing_upstream_is_not_asked_ever_more_often(client: HttpClient) -> None:
+@pytest.mark.parametrize("status", [b"502 Bad", b"503 Busy"])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE", "PUT", "POST"])
+async def test_not_now_is_asked_once_more_unless_it_may_be_done_twice(
+    client: HttpClient, status: bytes, method: str
+) -> None:
+    async with Peer(answering(status, times=1)) as peer:
+        body = Body(b"abc") if method in ("PUT", "POST") else None
+        lines = [(b"content-length", b"3")] if body else []
+        forwarded = await Forwarder(client).forward(
+            request(method, *lines, body=body), Upstream.at("x", peer.url), b"/", RULES
+        )
+        await forwarded.body.aclose()
+        again = method != "POST"
+        assert forwarded.status == (200 if again else int(status[:3]))
+        assert dict(forwarded.headers).get(b"x-upstream-attempts") == (b"2" if again else None)
+        assert len(peer.heads) == 1 + again
+    assert client.slots.in_use == 0
+
+
+@pytest.mark.parametrize(("wait", "attempts"), [(b"0", 2), (b"1", 2), (b"2", 1), (b"3600", 1)])
+async def test_short_wait_that_is_asked_for_is_kept_and_a_long_one_told(
+    client: HttpClient, wait: bytes, attempts: int
+) -> None:
+    async with Peer(answering(b"503 Busy", (b"Retry-After", wait))) as peer:
+        began = asyncio.get_running_loop().time()
+        forwarded = await Forwarder(client).forward(request(), Upstream.at("x", peer.url), b"/", RULES)
+        await forwarded.body.aclose()
+        assert dict(forwarded.headers)[b"retry-after"] == wait
+        assert (forwarded.status, len(peer.heads)) == (503, attempts)
+        assert asyncio.get_running_loop().time() - began >= (int(wait) if attempts == 2 else 0)
+
+
+async def test_another_attempt_never_begins_after_the_last_moment(client: HttpClient) -> None:
+    async with Peer(answering(b"503 Busy", (b"Retry-After", b"1"))) as peer:
+        rules = Rules(Timeouts(first_byte=10, idle=10, total=0.9))
+        forwarded = await Forwarder(client).forward(request(), Upstream.at("x", peer.url), b"/", rules)
+        await forwarded.body.aclose()
+        assert (forwarded.status, len(peer.heads)) == (503, 1)
+
+
+async def test_total_time_counts_over_all_attempts(client: HttpClient) -> None:
+    async def script(exchange: Exchange) -> None:
+        if exchange.number == 1:
+            await asyncio.sleep(0.4)
+            exchange.reset()
+        else:
+            await exchange.client_left()
+
+    async with Peer(script) as peer:
+        rules = Rules(Timeouts(first_byte=10, idle=10, total=1.0))
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(UpstreamTotalTimeout):
+            await told(Forwarder(client), Upstream.at("x", peer.url), request(), rules=rules)
+        assert len(peer.heads) == 2
+        assert asyncio.get_running_loop().time() - began < 1.35
+
+
+@pytest.mark.parametrize("calls", [10, 60, 100])
+async def test_all_failing_means_a_tenth_more_attempts_at_most(client: HttpClient, calls: int) -> None:
+    async with Peer(answering(b"503 Busy")) as peer:
+        upstream, forwarder = Upstream.at("x", peer.url), Forwarder(client)
+        for _ in range(calls):
+            await told(forwarder, upstream, request())
+    assert calls < len(peer.heads) <= 1.1 * calls
+
+
+# What is left alone
+
+
+async def kept_away(forwarder: Forwarder, upstream: Upstream, **more: Any) -> int:
+    """Fail until no more calls get through; tell after how many."""
+    for number in range(100):
+        with pytest.raises(UpstreamError) as failed:
+            await told(forwarder, upstream, request("POST"), **more)
+        if isinstance(failed.value, UpstreamUnavailable):
+            assert failed.value.retry_after_seconds == 1
+            return number
+    raise AssertionError("calls still get through")
+
+
+async def test_upstream_that_breaks_every_call_is_left_alone_and_taken_back(client: HttpClient) -> None:
     async with Peer(breaking(10_000)) as peer:
         upstream, forwarder = Upstream.at("x", peer.url), Forwarder(client)
-        for _ in range(40):
-            with pytest.raises(UpstreamError):
+        assert await kept_away(forwarder, upstream) == len(peer.heads) == FAILURES
+        peer.script = echo
+        async with asyncio.timeout(10):
+            while True:
+                with contextlib.suppress(UpstreamUnavailable):
+                    await told(forwarder, upstream, request())
+                    break
+                await asyncio.sleep(0.02)
+        for _ in range(20):
+            await told(forwarder, upstream, request())
+
+
+async def test_upstream_that_only_hangs_is_left_alone(client: HttpClient) -> None:
+    async def silent(exchange: Exchange) -> None:
+        await exchange.client_left()
+
+    async with Peer(silent) as peer:
+        rules = Rules(Timeouts(first_byte=0.05, idle=1))
+        assert await kept_away(Forwarder(client), Upstream.at("x", peer.url), rules=rules) == FAILURES
+
+
+async def test_one_dead_instance_does_not_keep_calls_from_another(client: HttpClient) -> None:
+    async with Peer(echo) as alive:
+        forwarder, dead = Forwarder(client), refused()
+        await kept_away(forwarder, Upstream.at("instance", dead))
+        assert (await told(forwarder, Upstream.at("instance", alive.url), request()))[1] == b""
+        forwarder.readmit(Upstream.at("instance", dead))
+        with pytest.raises(UpstreamRefused):
+            await told(forwarder, Upstream.at("instance", dead), request())
+
+
+async def test_dead_address_is_passed_over_and_nobody_notices(client: HttpClient) -> None:
+    port = free_port()
+    async with Peer(echo) as alive:
+        upstream, forwarder = Upstream.at("x", f"http://127.0.0.1:{port}", alive.url), Forwarder(client)
+        attempts = []
+        for _ in range(60):
+            headers, _ = await told(forwarder, upstream, request("POST"))
+            attempts.append(headers.get(b"x-upstream-attempts"))
+        assert FAILURES <= attempts.count(b"2") <= FAILURES + 2
+        async with Peer(echo, port) as healed:
+            await until_asked(healed, forwarder, upstream)
+
+
+async def until_asked(peer: Peer, forwarder: Forwarder, upstream: Upstream) -> None:
+    """Call until an address is asked again as often as the other one."""
+    async with asyncio.timeout(10):
+        while True:
+            seen = len(peer.heads)
+            for _ in range(4):
                 await told(forwarder, upstream, request())
-    assert 40 < len(peer.heads) <= 40 + 10 + 4
+            if len(peer.heads) - seen == 2:
+                return
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("status", [b"400 Bad", b"404 None", b"429 Slow", b"500 Oops", b"503 Busy"])
+async def test_answer_of_any_status_is_a_sign_of_life(client: HttpClient, status: bytes) -> None:
+    async with Peer(answering(status)) as peer:
+        upstream, forwarder = Upstream.at("x", peer.url), Forwarder(client)
+        for _ in range(4 * FAILURES):
+            await told(forwarder, upstream, request("POST"))
+        assert len(peer.heads) == 4 * FAILURES
+
+
+async def test_given_up_calls_refused_bodies_and_a_full_share_are_no_failures() -> None:
+    async def silent(exchange: Exchange) -> None:
+        await exchange.client_left()
+
+    settings = {"upstream_max_connections": 1, "gateway_pool_waiting": 0}
+    async with client_of("direct", **settings) as client, Peer(silent) as peer:
+        forwarder, upstream = Forwarder(client), Upstream.at("x", peer.url)
+        for _ in range(2 * FAILURES):
+            seen = len(peer.heads)
+            call = asyncio.create_task(told(forwarder, upstream, request()))
+            await until(lambda seen=seen: len(peer.heads) > seen)
+            with pytest.raises(Overloaded):
+                await told(forwarder, upstream, request())
+            call.cancel()
+            await asyncio.wait({call})
+            with pytest.raises(ClientGone):
+                await told(forwarder, upstream, request("POST", body=Body(b"abc", ClientGone())))
+        peer.script = echo
+        assert (await told(forwarder, upstream, request()))[1] == b""
+
+
+async def test_health_looks_past_the_breaker_and_tells_it_nothing(client: HttpClient) -> None:
+    async with Peer(breaking(10_000)) as peer:
+        upstream, forwarder = Upstream.at("x", peer.url), Forwarder(client)
+        for _ in range(3 * FAILURES):
+            with pytest.raises(UpstreamBroken):
+                await forwarder.probe(upstream, "/health", GENEROUS)
+        await kept_away(forwarder, upstream)
+        peer.script = echo
+        assert (await forwarder.probe(upstream, "/health", GENEROUS)).status == 200
+        reached = await forwarder.probe(Upstream.at("y", refused(), peer.url), "/health", GENEROUS)
+        assert reached.status == 200
 
 
 async def test_budget_of_one_upstream_is_not_spent_by_another(client: HttpClient) -> None:

@@ -145,8 +145,8 @@ async def test_both_doors_share_one_count_of_places() -> None:
     async with Peer(silent) as peer, client_of("reqwest", **settings) as client:
         calls = [asyncio.create_task(Door(name, client).fetch(peer.url)) for name in ("open", "http")]
         await until(lambda: len(peer.heads) == 2)
-        assert client.slots.free == 0
-        assert "2/2 in use" in repr(client)
+        assert client.slots.in_use == 2
+        assert "2/20 in use" in repr(client)
         with pytest.raises(Overloaded):
             await client.ask("GET", peer.url, GENEROUS)
         for call in calls:

@@ -13,7 +13,17 @@ from backend.errors import (
     UpstreamRefused,
     UpstreamTotalTimeout,
 )
-from backend.services.policies import Attempt, Freshness, RetryBudget, may_retry
+from backend.services.policies import (
+    PAUSE_SECONDS,
+    Attempt,
+    Freshness,
+    RetryBudget,
+    Timeouts,
+    may_ask_again,
+    may_retry,
+    pause_seconds,
+    wait_asked_for,
+)
 
 ALL = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, UpstreamError)]
 METHODS = ["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE", "POST", "PATCH"]
@@ -54,11 +64,20 @@ def test_post_that_may_have_arrived_is_never_sent_again(error: type[UpstreamErro
 
 def test_budget_allows_its_burst_and_then_no_more() -> None:
     budget = RetryBudget(ratio=0.1, burst=3)
+    for _ in range(100):
+        budget.earn()
     assert [budget.spend() for _ in range(5)] == [True, True, True, False, False]
+
+
+def test_first_call_of_all_may_be_tried_again() -> None:
+    budget = RetryBudget()
+    budget.earn()
+    assert [budget.spend() for _ in range(2)] == [True, False]
 
 
 def test_retry_is_earned_by_its_share_of_calls() -> None:
     budget = RetryBudget(ratio=0.125, burst=1)
+    budget.earn()
     assert budget.spend()
     for _ in range(7):
         budget.earn()
@@ -82,11 +101,46 @@ def test_retries_never_exceed_the_burst_and_the_share_of_calls(calls: list[bool]
     for fails in calls:
         budget.earn()
         retries += fails and budget.spend()
-    assert retries <= 10 + 0.1 * len(calls)
+    assert retries <= 1 + 0.1 * len(calls)
 
 
 def test_budget_tells_its_state() -> None:
-    assert repr(RetryBudget(burst=10)) == "<RetryBudget 10.0 of 10>"
+    assert repr(RetryBudget(burst=10)) == "<RetryBudget 0.9 of 10>"
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("status", [200, 404, 429, 500, 501, 502, 503, 504])
+def test_only_not_now_is_asked_again_and_only_when_idempotent(method: str, status: int) -> None:
+    again = [may_ask_again(status, Attempt(n, method, body_replayable=True)) for n in (1, 2)]
+    assert again == [status in (502, 503) and method not in ("POST", "PATCH"), False]
+    assert not may_ask_again(status, Attempt(1, method, body_replayable=False))
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        *[(None, 0), (b"0", 0), (b"1", 1)],
+        *[(b"2", None), (b"120", None), (b"-1", None), (b"", None), (b"0.5", None)],
+        *[(b"Wed, 21 Oct 2026 07:28:00 GMT", None), ("\u0661".encode(), None)],
+    ],
+)
+def test_short_wait_is_kept_and_a_long_one_is_the_callers(value: bytes | None, seconds: int | None) -> None:
+    headers = [] if value is None else [(b"retry-after", value)]
+    assert wait_asked_for(headers) == seconds
+
+
+@given(st.integers(1, 3), st.floats(0, 1))
+def test_pause_is_short_and_jittered(number: int, jitter: float) -> None:
+    assert 0.2 * PAUSE_SECONDS <= pause_seconds(number, jitter) <= 3 * PAUSE_SECONDS
+    assert pause_seconds(number, 1) > pause_seconds(number, 0)
+
+
+def test_total_time_counts_over_all_attempts() -> None:
+    limits = Timeouts(first_byte=10, idle=5, total=20)
+    assert limits.after(3) == Timeouts(first_byte=10, idle=5, total=17)
+    assert limits.after(30).total == 0
+    assert Timeouts(first_byte=10).after(3) == Timeouts(first_byte=10)
+    assert (limits.patience, Timeouts(first_byte=10).patience) == (20, 10)
 
 
 class Clock:

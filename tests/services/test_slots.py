@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.errors import Overloaded
-from backend.services.slots import Slots
+from backend.services.slots import Share, Slots
 
 from ..support.peer import until
 
@@ -163,5 +163,99 @@ def test_places_are_never_lost_nor_made(steps: list[tuple[str, int]]) -> None:
         for _ in [outcome for outcome in outcomes if outcome is None]:
             places.release()
         assert (places.free, places.waiting) == (2, 0)
+
+    asyncio.run(story())
+
+
+def house(places: int = 20) -> Slots:
+    return Slots(places, waiting=0, wait_seconds=0)
+
+
+def share_of(house: Slots, size: int = 2, *, to_the_end: bool = False, wait_seconds: float = 30) -> Share:
+    return Share(house, size, waiting=500, wait_seconds=wait_seconds, to_the_end=to_the_end)
+
+
+@pytest.mark.asyncio
+async def test_full_share_leaves_the_others_alone() -> None:
+    everyone = house()
+    slow, other = share_of(everyone, wait_seconds=0.02), share_of(everyone)
+    for _ in range(2):
+        await slow.acquire()
+    with pytest.raises(Overloaded):
+        await slow.acquire()
+    await other.acquire()
+    assert (slow.in_flight, other.in_flight, everyone.in_use) == (2, 1, 3)
+
+
+@pytest.mark.asyncio
+async def test_half_as_many_wait_as_are_worked_on_and_others_are_refused_at_once() -> None:
+    share = share_of(house(), 4)
+    for _ in range(4):
+        await share.acquire()
+    waiting = [asyncio.create_task(share.acquire()) for _ in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded):
+        await asyncio.wait_for(share.acquire(), 0.001)
+    for _ in range(2):
+        share.release(answered=False)
+    await asyncio.gather(*waiting)
+
+
+@pytest.mark.asyncio
+async def test_answered_call_makes_room_unless_it_counts_to_the_end() -> None:
+    streams, whole = share_of(house(), 1), share_of(house(), 1, to_the_end=True, wait_seconds=0.02)
+    for share in (streams, whole):
+        await share.acquire()
+        share.answered()
+    await streams.acquire()
+    with pytest.raises(Overloaded):
+        await whole.acquire()
+    whole.release(answered=True)
+    await whole.acquire()
+
+
+@pytest.mark.asyncio
+async def test_open_streams_of_one_upstream_take_half_of_all_places_at_most() -> None:
+    everyone = house(10)
+    streams, other = share_of(everyone), share_of(everyone)
+    for _ in range(5):
+        await streams.acquire()
+        streams.answered()
+    with pytest.raises(Overloaded):
+        await streams.acquire()
+    await other.acquire()
+    assert repr(streams) == "<Share 5 in flight, unanswered <Slots 0/2 in use, 0 waiting>>"
+
+
+@given(st.lists(st.sampled_from(["call", "answer", "end", "fail"]), max_size=80), st.booleans())
+def test_share_gives_back_what_it_took(steps: list[str], to_the_end: bool) -> None:
+    async def story() -> None:
+        everyone = house(6)
+        share = Share(everyone, 2, waiting=0, wait_seconds=0, to_the_end=to_the_end)
+        asked, begun = 0, 0
+        for step in steps:
+            if step == "call":
+                try:
+                    await share.acquire()
+                    asked += 1
+                except Overloaded:
+                    full = asked + begun if to_the_end else asked
+                    assert full == 2 or asked + begun == 3
+            elif step == "answer" and asked:
+                share.answered()
+                asked, begun = asked - 1, begun + 1
+            elif step == "end" and begun:
+                share.release(answered=True)
+                begun -= 1
+            elif step == "fail" and asked:
+                share.release(answered=False)
+                asked -= 1
+            assert share.in_flight == everyone.in_use == asked + begun <= 3
+        for _ in range(asked):
+            share.release(answered=False)
+        for _ in range(begun):
+            share.release(answered=True)
+        await share.acquire()
+        assert (share.in_flight, everyone.in_use) == (1, 1)
 
     asyncio.run(story())

@@ -79,13 +79,15 @@ class Exchange:
 
 
 class Peer:
-    """Listens on a free loopback port while `async with` lasts; runs `script` for each request.
+    """Listens on a loopback port, a free one or the given, while `async with` lasts; runs `script` for each
+    request.
 
     `heads` are the requests so far, `open` the connections that stand, `connections` all there were.
     """
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, port: int = 0) -> None:
         self.script = script
+        self.port = port
         self.heads: list[Head] = []
         self.bodies: list[bytes] = []
         self.open = 0
@@ -93,7 +95,7 @@ class Peer:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> "Peer":
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0, backlog=2048)
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", self.port, backlog=2048)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
