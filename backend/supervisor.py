@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import NoReturn
@@ -109,7 +110,10 @@ class Supervisor:
         self._work = work
         self._most_seconds = settings.gateway_drain_seconds + closing_seconds
         self._look_seconds = settings.gateway_hang_seconds / SILENT_LOOKS
-        self._context = multiprocessing.get_context("spawn")
+        # Imports are a worker's start, seconds on a busy machine: they are done once, beforehand, in the
+        # process from which all workers are forked. Importing the gateway opens nothing and starts no thread.
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload([work.__module__])
         self._workers: list[Worker] = []
         self._failed_starts = 0
         self._signals = StopSignals()
@@ -118,6 +122,7 @@ class Supervisor:
     def run(self) -> int:
         """Return the exit code once every worker has ended."""
         wake = self._heed_signals()
+        resource_tracker.ensure_running()  # it would unblock signals amid the first start
         for _ in range(self._settings.workers):
             self._spawn()
         look_at = time.monotonic() + self._look_seconds
