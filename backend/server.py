@@ -18,6 +18,7 @@ from hypercorn.utils import LifespanFailureError, wrap_app
 from backend import http2, idle
 from backend.app import create_app
 from backend.config import Settings
+from backend.services import sockets
 from backend.supervisor import StopSignals, Supervisor, follow, leave
 
 log = logging.getLogger("gateway.server")
@@ -62,6 +63,7 @@ def listen(settings: Settings) -> socket.socket:
     # asyncio sets TCP_NODELAY only where the protocol is named; without it answers wait 40 ms for an ACK.
     sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sockets.tune(sock, sockets.OF_CLIENTS)
     try:
         sock.bind((settings.host, settings.port))
     except OSError as exc:
