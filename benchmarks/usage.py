@@ -18,6 +18,24 @@ def resident_bytes(process: Process) -> int:
     return sum(_status(pid, "VmRSS") for pid in members(process))
 
 
+def largest_resident_bytes(process: Process) -> int:
+    """Return what the largest process of them has: growth of one is not lost in the size of the others."""
+    return max(_status(pid, "VmRSS") for pid in members(process))
+
+
+def largest_peak_bytes(process: Process) -> int:
+    """Return the most that one of them had since `forget_peak`."""
+    return max(_status(pid, "VmHWM") for pid in members(process))
+
+
+def threads(process: Process) -> int:
+    count = 0
+    for pid in members(process):
+        with contextlib.suppress(FileNotFoundError):
+            count += len(os.listdir(PROC / str(pid) / "task"))
+    return count
+
+
 def peak_resident_bytes(process: Process) -> int:
     """Return the most that was resident since `forget_peak`."""
     return sum(_status(pid, "VmHWM") for pid in members(process))
