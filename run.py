@@ -16,11 +16,7 @@ from backend.exchange import Receive, Scope, Send
 @cache
 def _application() -> Application:
     """Build the gateway when a server or a tool first asks for it: importing this file opens nothing."""
-    settings = load()
-    application = create_app(settings)
-    application.asgi.signs = (
-        settings.server == "granian"
-    )  # it lets an application sign, and signs where none did
+    application = create_app(load())
     server.calm_collector()
     return application
 
@@ -89,8 +85,7 @@ def start(settings: Settings, *, demo: bool, latency: float) -> NoReturn:
         if settings.server == "granian":
             from backend import granian_server  # costs start-up time where Hypercorn serves
 
-            sock.close()
-            granian_server.serve(settings, port)
+            granian_server.serve(settings, sock)
         server.serve(settings, sock)
 
 

@@ -182,6 +182,9 @@ class Settings(BaseModel):
     gateway_drain_seconds: Seconds = Field(
         30.0, description="Time that calls in flight get after SIGTERM before they are cut."
     )
+    gateway_hang_seconds: float = Field(
+        60.0, ge=1, le=86_400, description="A worker whose event loop stands still for so long is replaced."
+    )
     gateway_revocation_seconds: Seconds = Field(
         0.5, description="How old a worker's knowledge of ended sessions may be."
     )

@@ -1,44 +1,86 @@
-"""Running the gateway on Granian, the choice for the highest rates: it brings workers of its own."""
+"""Running the gateway on Granian, the choice for the highest rates."""
 
 import logging
-import math
-import os
+import socket
+from multiprocessing.connection import Connection
 from typing import Any, NoReturn
 
 from granian import Granian
-from granian.constants import HTTPModes, Interfaces, Loops
+from granian.constants import HTTPModes, Interfaces, Loops, RuntimeModes
 from granian.http import HTTP1Settings, HTTP2Settings
 from granian.log import LogLevels
+from granian.net import SocketHolder  # type: ignore[attr-defined]  # not said to be exported
 
+from backend.app import create_app
 from backend.config import Settings
-from backend.server import BACKLOG, HEAD_BYTES, HTTP2_STREAMS, allow_open_files, leave
+from backend.server import (
+    BACKLOG,
+    HEAD_BYTES,
+    HTTP2_STREAMS,
+    allow_open_files,
+    calm_collector,
+    log_to_terminal,
+)
+from backend.supervisor import Supervisor, follow, leave
 
 # Granian reads the head and the first of the body into one buffer.
 READ_BUFFER_BYTES = 256 * 1024
+# A worker that waits for hanging calls waits without end: it is ended soon after the grace.
+CLOSING_SECONDS = 1.0
 
 
-class _Impatient(Granian):  # type: ignore[misc, valid-type]  # Granian chooses its class when imported
-    """Granian whose second SIGTERM or SIGINT ends everything at once."""
+class _OneWorker(Granian):  # type: ignore[misc, valid-type]  # Granian chooses its class when imported
+    """A Granian without a supervisor of its own: its one worker is this process, on a given socket.
 
-    def signal_handler_interrupt(self, number: int, *rest: Any) -> None:
-        if self.interrupt_signal:
-            for worker in self.wrks:
-                worker.kill()
-            os._exit(128 + number)
-        super().signal_handler_interrupt(number, *rest)
+    Granian's own (2.8) opens a socket for each worker, and with a dead worker go the connections that wait
+    in its queue; a worker that dies twice within 5.5 s ends the whole server; workers outlive a main process
+    that was killed, and hold the port; and the grace counts in whole seconds.
+    """
+
+    _sso = None
+
+    def work(self, sock: socket.socket, application: Any) -> None:
+        """Serve until a signal says stop; `application` is called once the loop is there."""
+        # Detached: Granian closes it when it stops, long before Python would.
+        self._shd = SocketHolder(sock.detach(), False, BACKLOG)  # type: ignore[call-arg]  # its stub has two
+        self._spawn_worker(0, self._spawn_asgi_lifespan_worker, application).inner.run()
 
 
-def serve(settings: Settings, port: int) -> NoReturn:
-    """Serve `run:app` on Granian until a signal says stop; ends the process."""
+def serve(settings: Settings, sock: socket.socket) -> NoReturn:
+    """Serve on Granian until a signal says stop; ends the process."""
     allow_open_files()
-    server = _Impatient(
+    leave(Supervisor(settings, sock, _work, closing_seconds=CLOSING_SECONDS).run())
+
+
+def _work(settings: Settings, sock: socket.socket, pulse: Connection) -> None:
+    log_to_terminal(settings)
+    allow_open_files()
+    bridge = create_app(settings).asgi
+    bridge.signs = True  # Granian lets an application sign, and signs where none did
+    calm_collector()
+
+    def application() -> Any:
+        follow(pulse, settings, CLOSING_SECONDS)
+        return bridge
+
+    try:
+        _granian(settings).work(sock, application)
+    except SystemExit as end:  # the lifespan did not begin; the bridge has logged why
+        leave(1 if end.code else 0)
+    except Exception:
+        logging.getLogger("gateway.server").exception("the server ended")
+        leave(1)
+    leave(0)
+
+
+def _granian(settings: Settings) -> _OneWorker:
+    return _OneWorker(
         "run:app",
-        address=settings.host,
-        port=port,
         interface=Interfaces.ASGI,
-        workers=settings.workers,
         loop=Loops.auto if settings.gateway_uvloop else Loops.asyncio,
         http=HTTPModes.auto,
+        # The one that Granian chooses for ASGI where it supervises.
+        runtime_mode=RuntimeModes.mt,
         websockets=True,
         backlog=BACKLOG,
         # Calls at once in a worker; beyond, Granian stops accepting.
@@ -48,11 +90,4 @@ def serve(settings: Settings, port: int) -> NoReturn:
         log_level=LogLevels.warning,
         ssl_cert=settings.gateway_tls_cert,
         ssl_key=settings.gateway_tls_key,
-        respawn_failed_workers=True,
-        respawn_interval=0.5,
-        # Whole seconds, and 0 would wait for ever.
-        workers_kill_timeout=math.ceil(settings.gateway_drain_seconds),
     )
-    server.serve()
-    logging.getLogger("gateway.server").info("stopped")
-    leave(0)

@@ -4,16 +4,11 @@ import asyncio
 import contextlib
 import gc
 import logging
-import multiprocessing
 import os
 import resource
-import signal
 import socket
-import sys
-import time
 from collections.abc import Callable
-from multiprocessing.connection import wait
-from multiprocessing.process import BaseProcess
+from multiprocessing.connection import Connection
 from typing import Any, NoReturn
 
 from hypercorn.asyncio.run import worker_serve
@@ -23,6 +18,8 @@ from hypercorn.utils import LifespanFailureError, wrap_app
 from backend import http2, idle
 from backend.app import create_app
 from backend.config import Settings
+from backend.services import sockets
+from backend.supervisor import StopSignals, Supervisor, follow, leave
 
 log = logging.getLogger("gateway.server")
 
@@ -47,9 +44,6 @@ OPEN_FILES = 65_536
 # in flight hold some 300,000.
 YOUNG_OBJECTS = 200_000
 LOG_FORMAT = "%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"
-# A worker that lives shorter than this did not start; one that keeps dying so stops everything.
-START_SECONDS = 5.0
-MOST_FAILED_STARTS = 5
 
 
 class StartError(Exception):
@@ -69,6 +63,7 @@ def listen(settings: Settings) -> socket.socket:
     # asyncio sets TCP_NODELAY only where the protocol is named; without it answers wait 40 ms for an ACK.
     sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sockets.tune(sock, sockets.OF_CLIENTS)
     try:
         sock.bind((settings.host, settings.port))
     except OSError as exc:
@@ -93,19 +88,7 @@ def serve(settings: Settings, sock: socket.socket) -> NoReturn:
     allow_open_files()
     if settings.workers == 1:
         leave(_serve_here(settings, sock))
-    leave(Supervisor(settings, sock).run())
-
-
-def leave(code: int) -> NoReturn:
-    """End the process without tearing the interpreter down.
-
-    The Rust client's thread may still hold on to the interpreter for a moment after it was closed, and
-    an interpreter that finalizes under it aborts (pyreqwest 0.15).
-    """
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    leave(Supervisor(settings, sock, _work, closing_seconds=CLOSING_SECONDS).run())
 
 
 def calm_collector() -> None:
@@ -118,13 +101,16 @@ def calm_collector() -> None:
     gc.set_threshold(YOUNG_OBJECTS, 20, 50)
 
 
-def _serve_here(settings: Settings, sock: socket.socket) -> int:
+def _serve_here(settings: Settings, sock: socket.socket, pulse: Connection | None = None) -> int:
+    """Serve in this process; a worker tells its supervisor over `pulse` that it is alive."""
     config = hypercorn_config(settings)
     app = create_app(settings).asgi
     app.signs = True
     calm_collector()
     try:
         with asyncio.Runner(loop_factory=_loop_factory(settings)) as runner:
+            if pulse is not None:
+                runner.get_loop().call_soon(follow, pulse, settings, CLOSING_SECONDS)
             runner.run(_until_stopped(app, config, sock, settings.gateway_drain_seconds))
     except LifespanFailureError:
         return 1  # the bridge has logged why
@@ -193,87 +179,21 @@ async def _until_stopped(app: Any, config: Config, sock: socket.socket, drain_se
 
 
 def _on_stop_signal(stop: Callable[[], None]) -> None:
-    """The first SIGTERM or SIGINT stops, the second ends the process at once."""
+    """The first signal stops, the second ends the process at once."""
     loop = asyncio.get_running_loop()
-    signals: list[int] = []
+    signals = StopSignals()
 
     def received(number: int) -> None:
-        signals.append(number)
-        if len(signals) > 1:
-            os._exit(128 + number)
+        signals.receive(number)
+        if signals.at_once is not None:
+            os._exit(signals.at_once)
         stop()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in signals.heard():
         loop.add_signal_handler(number, received, number)
-    parent = multiprocessing.parent_process()
-    if parent is not None:  # a worker outlives its supervisor only to finish its calls
-
-        def orphaned() -> None:
-            loop.remove_reader(parent.sentinel)
-            stop()
-
-        loop.add_reader(parent.sentinel, orphaned)
 
 
-def _work(settings: Settings, sock: socket.socket) -> None:
+def _work(settings: Settings, sock: socket.socket, pulse: Connection) -> None:
     log_to_terminal(settings)
     allow_open_files()
-    leave(_serve_here(settings, sock))
-
-
-class Supervisor:
-    """Keeps `settings.workers` worker processes alive on one socket; a dead one is replaced at once."""
-
-    def __init__(self, settings: Settings, sock: socket.socket) -> None:
-        self._settings = settings
-        self._sock = sock
-        self._context = multiprocessing.get_context("spawn")
-        self._workers: dict[BaseProcess, float] = {}
-        self._failed_starts = 0
-        self._signals = 0
-
-    def run(self) -> int:
-        """Return the exit code once every worker has ended."""
-        wake, self._alarm = os.pipe()
-        os.set_blocking(self._alarm, False)
-        signal.set_wakeup_fd(self._alarm)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._received)
-        for _ in range(self._settings.workers):
-            self._spawn()
-        while self._workers:
-            ready = wait([wake, *(worker.sentinel for worker in self._workers)])
-            if wake in ready:
-                os.read(wake, 64)
-            for worker in [w for w in self._workers if not w.is_alive()]:
-                self._replace(worker)
-        return 1 if self._failed_starts >= MOST_FAILED_STARTS else 0
-
-    def _spawn(self) -> None:
-        worker = self._context.Process(target=_work, args=(self._settings, self._sock), name="gateway-worker")
-        worker.start()
-        self._workers[worker] = time.monotonic()
-
-    def _replace(self, worker: BaseProcess) -> None:
-        lived = time.monotonic() - self._workers.pop(worker)
-        if self._signals:
-            return
-        log.warning("worker %s ended with %s after %.1f s", worker.pid, worker.exitcode, lived)
-        self._failed_starts = self._failed_starts + 1 if lived < START_SECONDS and worker.exitcode == 1 else 0
-        if self._failed_starts >= MOST_FAILED_STARTS:
-            log.error("workers do not start: giving up")
-            self._stop(signal.SIGTERM)
-        else:
-            self._spawn()
-
-    def _received(self, number: int, _frame: object) -> None:
-        self._stop(number)
-
-    def _stop(self, number: int) -> None:
-        """Pass the signal on; from the first on nobody listens any more and nobody is replaced."""
-        self._signals += 1
-        if self._sock.fileno() >= 0:
-            self._sock.close()
-        for worker in self._workers:
-            if worker.pid is not None and worker.is_alive():
-                os.kill(worker.pid, signal.SIGKILL if self._signals > 1 else signal.SIGTERM)
+    leave(_serve_here(settings, sock, pulse))

@@ -1,6 +1,7 @@
 """Many small calls from one loop: at a constant rate, or all at the same moment."""
 
 import asyncio
+import select
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -48,6 +49,13 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         self._answer = None
         self._transport.abort()
+
+    @property
+    def open(self) -> bool:
+        """Whether it can carry another call: asks the socket, as pools of clients do, not only the loop."""
+        if self._transport.is_closing():
+            return False
+        return not select.select([self._transport.get_extra_info("socket")], [], [], 0)[0]
 
     def send(self, request: bytes) -> "asyncio.Future[int]":
         """Send a whole request; the result is the status, once the body of the answer has arrived."""

@@ -62,13 +62,17 @@ class Served:
 
 @contextlib.contextmanager
 def served(
-    server: str, account: Account, folder: Path, core: int, files: str, sink: str, **settings: str
+    server: str, account: Account, folder: Path, core: int | None, files: str, sink: str, **settings: str
 ) -> Iterator[Served]:
     """Run the gateway on a server until the block ends, signed in. Raises Failure."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, str(ROOT / "run.py"), f"--server={server}", f"--port={port}", "--workers=1"]
-    known = {**account.settings, "GATEWAY_MOUNTS": json.dumps([_mount(FILES, files), _mount(SINK, sink)])}
+    command = [sys.executable, str(ROOT / "run.py"), f"--server={server}", f"--port={port}"]
+    known = {
+        "WORKERS": "1",
+        **account.settings,
+        "GATEWAY_MOUNTS": json.dumps([_mount(FILES, files), _mount(SINK, sink)]),
+    }
     with running(
         f"gateway-{server}", command, core=core, folder=folder, settings={**known, **settings}
     ) as process:

@@ -56,14 +56,22 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def running(
-    name: str, command: Sequence[str], *, core: int, folder: Path, settings: Mapping[str, str] | None = None
+    name: str,
+    command: Sequence[str],
+    *,
+    core: int | None,
+    folder: Path,
+    settings: Mapping[str, str] | None = None,
 ) -> Iterator[Process]:
-    """Run a command on one core until the block ends, however it ends.
+    """Run a command on one core, or on all for None, until the block ends, however it ends.
 
     Should this program be killed, the kernel stops the process: setpriv's --pdeathsig.
     """
     log = folder / f"{name}.log"
-    pinned = [_path("setpriv"), "--pdeathsig", "TERM", _path("taskset"), "--cpu-list", str(core), *command]
+    pinned = [_path("setpriv"), "--pdeathsig", "TERM"]
+    if core is not None:
+        pinned += [_path("taskset"), "--cpu-list", str(core)]
+    pinned += command
     with log.open("wb") as out:
         popen = subprocess.Popen(
             pinned,

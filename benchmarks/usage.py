@@ -15,24 +15,42 @@ SESSION, USER_TICKS, SYSTEM_TICKS = 3, 11, 12
 
 
 def resident_bytes(process: Process) -> int:
-    return sum(_status(pid, "VmRSS") for pid in _members(process))
+    return sum(_status(pid, "VmRSS") for pid in members(process))
+
+
+def largest_resident_bytes(process: Process) -> int:
+    """Return what the largest process of them has: growth of one is not lost in the size of the others."""
+    return max(_status(pid, "VmRSS") for pid in members(process))
+
+
+def largest_peak_bytes(process: Process) -> int:
+    """Return the most that one of them had since `forget_peak`."""
+    return max(_status(pid, "VmHWM") for pid in members(process))
+
+
+def threads(process: Process) -> int:
+    count = 0
+    for pid in members(process):
+        with contextlib.suppress(FileNotFoundError):
+            count += len(os.listdir(PROC / str(pid) / "task"))
+    return count
 
 
 def peak_resident_bytes(process: Process) -> int:
     """Return the most that was resident since `forget_peak`."""
-    return sum(_status(pid, "VmHWM") for pid in _members(process))
+    return sum(_status(pid, "VmHWM") for pid in members(process))
 
 
 def forget_peak(process: Process) -> None:
     """Let the peak begin at what is resident now: value 5 of clear_refs, see proc(5)."""
-    for pid in _members(process):
+    for pid in members(process):
         with contextlib.suppress(FileNotFoundError):
             (PROC / str(pid) / "clear_refs").write_text("5")
 
 
 def open_files(process: Process) -> int:
     count = 0
-    for pid in _members(process):
+    for pid in members(process):
         with contextlib.suppress(FileNotFoundError):
             count += len(os.listdir(PROC / str(pid) / "fd"))
     return count
@@ -40,14 +58,14 @@ def open_files(process: Process) -> int:
 
 def processor_seconds(process: Process) -> float:
     ticks = 0
-    for pid in _members(process):
+    for pid in members(process):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             fields = _stat(pid)
             ticks += int(fields[USER_TICKS]) + int(fields[SYSTEM_TICKS])
     return ticks / TICKS
 
 
-def _members(process: Process) -> Iterator[int]:
+def members(process: Process) -> Iterator[int]:
     """Every process of the session: the leader and what it started."""
     for entry in PROC.iterdir():
         if entry.name.isdecimal():

@@ -16,10 +16,11 @@ MOST_LINES_OF_A_FUNCTION = 60
 # Part of the program -> the parts it may import. A part is the longest of these prefixes that fits a module.
 ALLOWED: dict[str, set[str]] = {
     "run": {"app", "config", "exchange", "server", "granian_server", "demo.session"},
-    "server": {"app", "config", "http2", "idle"},
+    "server": {"app", "config", "http2", "idle", "services", "supervisor"},
+    "supervisor": {"config"},
     "http2": set(),
     "idle": set(),
-    "granian_server": {"server", "config"},
+    "granian_server": {"app", "config", "server", "supervisor"},
     "app": {"asgi", "cli", "config", "context", "cors", "hooks", "request_log", "routes", "services"},
     "request_log": {"exchange"},
     "cli": {"errors", "models", "services"},
@@ -62,6 +63,21 @@ OWNERS = {
 }
 
 
+# Who may ask for the time of day, and why; every limit counts by a clock that nobody sets.
+WALL_CLOCK = {
+    "services.tokens": "times in tokens are those of the day, for other machines to read",
+    "services.accounts": "when somebody signed in last",
+    "routes.auth": "tells how long such a token lives",
+    "models.base": "when a row was made",
+    "exchange": "the Date header",
+    "demo.catalogue": "when an avatar was made",
+    "demo.manager": "how long it has run, which it tells as the real one does",
+}
+OF_THE_DAY = {
+    "time": {"time", "time_ns", "gmtime", "localtime", "ctime", "strftime"},
+    "datetime": {"now", "utcnow", "today"},
+    "date": {"today"},
+}
 ENVIRONMENT = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"}
 
 
@@ -162,6 +178,23 @@ def test_only_the_settings_read_the_environment(file: Path) -> None:
         elif isinstance(node, ast.ImportFrom) and node.module == "os":
             used = {alias.name for alias in node.names}
         assert not used & ENVIRONMENT, f"{file.name}:{getattr(node, 'lineno', 0)}"
+
+
+@code_file
+def test_limits_do_not_depend_on_the_time_of_day(file: Path) -> None:
+    for node in ast.walk(parsed(file)):
+        asked = False
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name | ast.Attribute):
+            owner = node.value.id if isinstance(node.value, ast.Name) else node.value.attr
+            asked = node.attr in OF_THE_DAY.get(owner, ())
+        elif isinstance(node, ast.ImportFrom) and node.module == "time":
+            asked = any(alias.name in OF_THE_DAY["time"] for alias in node.names)
+        assert not asked or name_of(file) in WALL_CLOCK, f"{file.name}:{getattr(node, 'lineno', 0)}"
+
+
+def test_nobody_may_ask_for_the_time_of_day_who_does_not() -> None:
+    asking = re.compile(r"\btime\.time\b|\bdatetime\.now\b")
+    assert {name_of(file) for file in CODE if asking.search(file.read_text("utf-8"))} == set(WALL_CLOCK)
 
 
 @code_file

@@ -241,6 +241,13 @@ def test_figures_have_three_digits(value: float, text: str) -> None:
     assert report.number(value) == text
 
 
+def test_a_body_that_is_held_falls_short_where_bodies_are_measured() -> None:
+    start, half = State(0, 80, 20, 5, 80), State(4, 100, 20, 5, 150)
+    assert Soaked("granian", start, half, half, "large").verdict == "short"
+    assert Soaked("granian", start, half, half, "small").verdict == "ok"
+    assert Soaked("granian", start, half, State(8, 100, 20, 10, 100), "small").verdict == "short"
+
+
 @given(st.floats(min_value=0.01, max_value=1e9))
 def test_a_shown_figure_is_close_to_the_measured_one(value: float) -> None:
     assert float(report.number(value).replace(",", "")) == pytest.approx(value, rel=0.005, abs=0.005)

@@ -1,8 +1,6 @@
 """The server as a process: how it stops, and how it keeps its workers."""
 
 import asyncio
-import contextlib
-import os
 import re
 import signal
 import socket
@@ -10,7 +8,6 @@ import time
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 
 from tests.support.demo import demo
@@ -101,70 +98,6 @@ async def test_a_second_sigterm_ends_at_once(tmp_path: Path, server: str) -> Non
         assert time.monotonic() - began < 5
         with pytest.raises(httpx.HTTPError):
             (await hanging).raise_for_status()
-
-
-def workers_of(gateway: Spawned) -> list[psutil.Process]:
-    return [
-        child
-        for child in psutil.Process(gateway.process.pid).children(recursive=True)
-        if "resource_tracker" not in " ".join(_command(child))
-    ]
-
-
-def _command(process: psutil.Process) -> list[str]:
-    with contextlib.suppress(psutil.Error):
-        return process.cmdline()
-    return []
-
-
-def serving_workers(gateway: Spawned, http: httpx.Client, wanted: int) -> list[psutil.Process]:
-    for _ in range(400):
-        workers = workers_of(gateway)
-        with contextlib.suppress(httpx.TransportError):
-            if len(workers) == wanted and http.get("/api/ping").status_code == 200:
-                return workers
-        time.sleep(0.05)
-    raise AssertionError(f"{len(workers_of(gateway))} workers")
-
-
-@pytest.mark.parametrize("server", ["hypercorn", "granian"])
-def test_a_killed_worker_is_replaced_and_the_others_go_on(tmp_path: Path, server: str) -> None:
-    with (
-        spawned(tmp_path, "--workers=2", f"--server={server}") as gateway,
-        httpx.Client(base_url=gateway.url, trust_env=False, timeout=10) as http,
-    ):
-        before = serving_workers(gateway, http, 2)
-        before[0].kill()
-        psutil.wait_procs(before[:1], 5)
-        after = serving_workers(gateway, http, 2)
-        assert before[1] in after
-        assert before[0] not in after
-        for _ in range(20):
-            with httpx.Client(base_url=gateway.url, trust_env=False, timeout=10) as fresh:
-                assert fresh.get("/api/ping").status_code == 200
-        assert gateway.stop() == 0
-        assert psutil.wait_procs(after, 5)[1] == []
-
-
-def test_workers_end_with_a_supervisor_that_was_killed(tmp_path: Path) -> None:
-    with (
-        spawned(tmp_path, "--workers=2") as gateway,
-        httpx.Client(base_url=gateway.url, trust_env=False, timeout=10) as http,
-    ):
-        workers = serving_workers(gateway, http, 2)
-        os.kill(gateway.process.pid, signal.SIGKILL)
-        assert psutil.wait_procs(workers, 10)[1] == []
-
-
-@pytest.mark.asyncio
-async def test_several_workers_finish_their_calls_after_sigterm(tmp_path: Path) -> None:
-    async with demo(tmp_path, "--demo-latency=1.5", "--workers=2") as world:
-        calls = [asyncio.create_task(world.preview()) for _ in range(40)]
-        await world.until_open(40)
-        world.gateway.process.send_signal(signal.SIGTERM)
-        assert {answer.status_code for answer in await asyncio.gather(*calls)} == {200}
-        assert await ended(world.gateway) == 0
-    assert clean(world.gateway.log)
 
 
 def test_interrupt_from_the_keyboard_stops_too(tmp_path: Path) -> None:

@@ -43,7 +43,10 @@ class DemoSession:
         free = ["--catalogue-port=0", "--manager-port=0", "--control-port=0", "--instance-ports=auto"]
         command = [sys.executable, "-m", "backend.demo", "--exit-with-parent", f"--latency={latency_seconds}"]
         world = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            command + (free if settings.port == 0 else []), stdout=subprocess.PIPE, text=True
+            command + (free if settings.port == 0 else []),
+            stdout=subprocess.PIPE,
+            text=True,
+            process_group=0,  # Ctrl-C is for the gateway, whose calls in flight still need the world
         )
         line = world.stdout.readline() if world.stdout else ""
         if not line:

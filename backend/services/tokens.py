@@ -37,6 +37,7 @@ from backend.services.recent import Recent
 log = logging.getLogger(__name__)
 
 LIFE_SECONDS = 18_000  # five hours, what the frontend was built for
+LATEST = 2**40  # of all times, in Unix seconds: what no float can hold would fail where it is compared
 LEEWAY_SECONDS = 5.0  # clocks of several machines differ by this much at most
 ISSUER = AUDIENCE = "avatar-gateway"
 TYPE = "access"
@@ -347,6 +348,8 @@ def _decode(token: str, key: str) -> Claims:
     if (
         payload["type"] != TYPE
         or not all(type(moment) is int for moment in times)  # bool is an int, too
+        or not 0 < times[0] < times[2] <= times[0] + LIFE_SECONDS < LATEST
+        or times[1] > times[2]
         or not re.fullmatch(r"[1-9]\d{0,8}", payload["sub"], re.ASCII)
         or not re.fullmatch(r"[0-9a-f]{32}", payload["jti"])
     ):

@@ -30,6 +30,7 @@ from backend.errors import (
     UpstreamRefused,
     UpstreamTotalTimeout,
 )
+from backend.services import sockets
 from backend.services.headers import Pair, content_length
 from backend.services.policies import Timeouts
 from backend.services.streams import ByteStream
@@ -229,6 +230,10 @@ def _build_reqwest(settings: Settings) -> Client:
         .referer(False)
         .default_cookie_store(False)
         .connect_timeout(timedelta(seconds=settings.gateway_connect_seconds))
+        .tcp_nodelay(True)
+        .tcp_keepalive(timedelta(seconds=sockets.KEEPALIVE_IDLE_SECONDS))
+        .tcp_keepalive_interval(timedelta(seconds=sockets.KEEPALIVE_INTERVAL_SECONDS))
+        .tcp_keepalive_retries(sockets.KEEPALIVE_PROBES)
         .pool_max_idle_per_host(settings.upstream_max_keepalive)
         .pool_idle_timeout(timedelta(seconds=settings.upstream_keepalive_seconds))
     )

@@ -134,7 +134,7 @@ def clean_environment(**over: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def spawned(folder: Path, *arguments: str, **environment: str) -> Iterator[Spawned]:
+def spawned(folder: Path, *arguments: str, answering: bool = True, **environment: str) -> Iterator[Spawned]:
     """Run `run.py` until the block ends; `arguments` are its options, `environment` its settings."""
     log = folder / "gateway.log"
     env = clean_environment(
@@ -157,7 +157,8 @@ def spawned(folder: Path, *arguments: str, **environment: str) -> Iterator[Spawn
         )
     try:
         url = _announced(process, log)
-        _wait_for(url, process, log)
+        if answering:
+            _wait_for(url, process, log)
         yield Spawned(url, process, log)
     finally:
         with contextlib.suppress(ProcessLookupError):
