@@ -13,9 +13,8 @@ LARGEST_FRAME_BYTES = 2**24 - 1
 LARGEST_WINDOW = 2**31 - 1
 DEFAULT_WINDOW = 65_535
 
-DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = (
-    range(10)
-)
+DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS = range(5)
+PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(5, 10)
 
 ACK = END_STREAM = 0x1
 END_HEADERS = 0x4
@@ -116,7 +115,7 @@ class FrameReader:
         """Whether something has begun to arrive that is no DATA frame: it is short and takes no time."""
         if self._preface:
             return True
-        return 0 < len(self._rest) and (len(self._rest) < HEADER_BYTES or self._rest[3] != DATA)
+        return bool(self._rest) and (len(self._rest) < HEADER_BYTES or self._rest[3] != DATA)
 
     def feed(self, arrived: bytes) -> Iterator[Frame]:
         """Yield whole frames. Raises ConnectionFault at a wrong preface and at a frame that is too large."""

@@ -20,16 +20,8 @@ class Stream:
     """A stream that is open on one side at least."""
 
     __slots__ = (
-        "answering",
-        "asking",
-        "ending",
-        "id",
-        "left",
-        "queue",
-        "queued",
-        "receipts",
-        "unsent",
-        "window",
+        *("answering", "asking", "ending", "id", "left"),
+        *("queue", "queued", "receipts", "unsent", "window"),
     )
 
     def __init__(self, stream_id: int, window: int, growth: Growth, content_length: int | None) -> None:

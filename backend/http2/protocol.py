@@ -27,7 +27,7 @@ WRITE_STALL_SECONDS = 60.0
 
 
 class Http2Protocol:
-    """Takes the place of Hypercorn's H2Protocol; nothing in it waits for one stream while others could go on."""
+    """Takes the place of Hypercorn's H2Protocol; in it no stream waits for another's reader or writer."""
 
     def __init__(  # as Hypercorn calls it
         self,
@@ -72,9 +72,9 @@ class Http2Protocol:
         return not self._working and not self.connection.streams
 
     async def initiate(self, headers: object = None, settings: object = None) -> None:
-        """Begin; an upgrade from HTTP/1.1, which would come with `headers`, is never agreed to."""
-        assert headers is None
-        assert settings is None
+        """Begin with the preface; upgrades from HTTP/1.1, which bring `headers` along, are not made."""
+        if headers is not None or settings is not None:
+            raise RuntimeError("h2c by Upgrade is not spoken")
         self.connection.start()
         self._task_group.spawn(self._write)
         self.flush()
