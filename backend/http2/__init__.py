@@ -11,4 +11,4 @@ from backend.http2.protocol import Http2Protocol
 
 def install() -> None:
     """Let Hypercorn use it for every connection that is made from now on."""
-    hypercorn.protocol.H2Protocol = Http2Protocol  # type: ignore[attr-defined]
+    hypercorn.protocol.H2Protocol = Http2Protocol  # type: ignore[assignment, attr-defined]

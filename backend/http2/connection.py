@@ -52,7 +52,9 @@ class Connection:
         self._reader = frames.FrameReader()
         self._decoder = Decoder(max_header_list_size=head_bytes * DECODED_TIMES)
         self._streams: dict[int, Stream] = {}
+        # Ended streams, and whether by a RST_STREAM of ours; those up to `_forgotten` no longer stand here.
         self._ended: dict[int, bool] = {}
+        self._forgotten = 0
         self._highest = 0
         self._last_served: int | None = None
         # Streams that have ended while somebody still works for them: they take places like open ones.
@@ -174,7 +176,7 @@ class Connection:
             raise ConnectionFault(Code.COMPRESSION_ERROR, "a field block that cannot be decoded") from exc
         ended = bool(first.flags & frames.END_STREAM)
         if first.flags & frames.WITH_PRIORITY:
-            self._check_dependency(frames.unpadded(first), first.stream_id)
+            self._check_dependency(frames.unpadded(first), first.stream_id, opens=True)
         try:
             if stream := self._streams.get(first.stream_id):
                 self._trailers(stream, fields, ended=ended)
@@ -245,7 +247,7 @@ class Connection:
         if by_us:  # sent before our RST_STREAM arrived
             self._patience.odd()
             return
-        if by_us is None and stream_id > min(self._ended, default=0):
+        if by_us is None and stream_id > self._forgotten:
             raise ConnectionFault(Code.PROTOCOL_ERROR, "a stream identifier below earlier ones")
         raise ConnectionFault(Code.STREAM_CLOSED, "a frame on a stream that has ended")
 
@@ -259,9 +261,10 @@ class Connection:
             self._fault_of(frame.stream_id, Code.FRAME_SIZE_ERROR, "PRIORITY of a wrong size")
         self._check_dependency(frame.payload, frame.stream_id)
 
-    def _check_dependency(self, payload: bytes, stream_id: int) -> None:
+    def _check_dependency(self, payload: bytes, stream_id: int, *, opens: bool = False) -> None:
         """Priorities are not kept (section 5.3 of RFC 9113), but nothing may depend on itself (RFC 7540)."""
         if frames.read_long(payload) == stream_id:
+            self._highest = max(self._highest, stream_id * opens)
             self._fault_of(stream_id, Code.PROTOCOL_ERROR, "a stream that depends on itself")
 
     def _fault_of(self, stream_id: int, code: Code, why: str) -> None:
@@ -383,7 +386,9 @@ class Connection:
     def _remember(self, stream_id: int, *, by_reset: bool) -> None:
         self._ended[stream_id] = by_reset
         if len(self._ended) > ENDED_REMEMBERED:
-            del self._ended[next(iter(self._ended))]
+            oldest = next(iter(self._ended))
+            del self._ended[oldest]
+            self._forgotten = max(self._forgotten, oldest)
 
     def reset(self, stream_id: int, code: Code) -> None:
         """End a stream by RST_STREAM."""
