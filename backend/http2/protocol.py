@@ -88,6 +88,8 @@ class Http2Protocol:
 
     async def _received(self, data: bytes) -> None:
         was_idle = self.idle
+        if self._context.terminated.is_set():
+            self.connection.leave()
         for event in self.connection.receive(data):
             match event:
                 case Request():
@@ -107,9 +109,9 @@ class Http2Protocol:
     # Calls
 
     def _begin(self, request: Request) -> None:
-        if self._context.terminated.is_set() or self._served >= self._config.keep_alive_max_requests:
-            self.connection.leave()
         self._served += 1
+        if self._served >= self._config.keep_alive_max_requests:
+            self.connection.leave()
         if status := self._refusal(request.head):
             headers = [(b"content-length", b"0"), *self.own_headers()]
             self.connection.answer(request.stream_id, status, headers, end=True)

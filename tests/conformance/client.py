@@ -29,7 +29,7 @@ class Answer:
     """What has come back on one stream."""
 
     fields: list[tuple[bytes, bytes]] = field(default_factory=list)
-    body: bytes = b""
+    body: bytearray = field(default_factory=bytearray)
     ended: bool = False
     reset: int | None = None
 
@@ -75,6 +75,8 @@ class Client:
         self._reading.cancel()
         await asyncio.gather(self._reading, return_exceptions=True)
         self.writer.transport.abort()
+        with contextlib.suppress(OSError):
+            await self.writer.wait_closed()
 
     def answer(self, stream: int) -> Answer:
         return self.answers.setdefault(stream, Answer())
