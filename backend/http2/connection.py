@@ -1,6 +1,6 @@
 """One HTTP/2 connection of a server without its socket: octets in, events out (RFC 9113)."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from hpack.exceptions import HPACKError, OversizedHeaderListError
@@ -70,17 +70,6 @@ class Connection:
         self._events: list[Event] = []
         self.failed = False
         self.client_leaves = False
-        self._receive = {
-            frames.DATA: self._data,
-            frames.HEADERS: self._headers,
-            frames.PRIORITY: self._priority,
-            frames.RST_STREAM: self._rst_stream,
-            frames.SETTINGS: self._settings,
-            frames.PING: self._ping,
-            frames.GOAWAY: self._goaway,
-            frames.WINDOW_UPDATE: self._window_update,
-            frames.CONTINUATION: self._continuation,
-        }
 
     def __repr__(self) -> str:
         state = "failed" if self.failed else "closing" if self._last_served is not None else "open"
@@ -135,12 +124,12 @@ class Connection:
             self._settled = True
         if self._block_of is not None and frame.type != frames.CONTINUATION:
             raise ConnectionFault(Code.PROTOCOL_ERROR, "a frame amid a field block")
-        receive = self._receive.get(frame.type)
+        receive = _RECEIVE.get(frame.type)
         if receive is None:
             self._unknown(frame)
         else:
             frames.check_shape(frame)
-            receive(frame)
+            receive(self, frame)
 
     def _unknown(self, frame: Frame) -> None:
         if frame.type == frames.PUSH_PROMISE:
@@ -409,6 +398,31 @@ class Connection:
         """End the connection: say why, forget all else."""
         self.failed = True
         self.outbox.put(frames.goaway(self._highest, code, why))
+        self._events += [Ended(stream_id) for stream_id in self._streams]
+        self._forget_all()
+
+    def close(self) -> bytes:
+        """Forget everything, as the socket goes; return the last that is to be written."""
+        if not self.failed:
+            self.leave()
+        last = self.outbox.take()
+        self.failed = True
+        self._forget_all()
+        return last
+
+    def _forget_all(self) -> None:
         for stream in [*self._streams.values()]:
             self._forget(stream, by_reset=True)
-            self._events.append(Ended(stream.id))
+
+
+_RECEIVE: dict[int, Callable[[Connection, Frame], None]] = {
+    frames.DATA: Connection._data,
+    frames.HEADERS: Connection._headers,
+    frames.PRIORITY: Connection._priority,
+    frames.RST_STREAM: Connection._rst_stream,
+    frames.SETTINGS: Connection._settings,
+    frames.PING: Connection._ping,
+    frames.GOAWAY: Connection._goaway,
+    frames.WINDOW_UPDATE: Connection._window_update,
+    frames.CONTINUATION: Connection._continuation,
+}

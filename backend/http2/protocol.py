@@ -228,9 +228,9 @@ class Http2Protocol:
         if self._closed:
             return
         self._closed = True
-        if not self.connection.failed and not self._transport.is_closing():
-            self.connection.leave()
-            self._transport.write(self.connection.outbox.take())
+        last = self.connection.close()
+        if last and not self._transport.is_closing():
+            self._transport.write(last)
         if self._head_timer is not None:
             self._head_timer.cancel()
         for stream_id in [*self._calls]:
