@@ -37,6 +37,8 @@ REQUESTS_PER_CONNECTION = 1_000_000
 HTTP2_STREAMS = 250
 # Request heads: a token and the usual headers fit ten times.
 HEAD_BYTES = 32 * 1024
+# A TLS handshake is a few packets; one that never ends holds a descriptor.
+HANDSHAKE_SECONDS = 15.0
 # What closing takes after the grace: lifespan, pools, the last log lines.
 CLOSING_SECONDS = 5.0
 OPEN_FILES = 65_536
@@ -142,6 +144,8 @@ def hypercorn_config(settings: Settings) -> Config:
     config.keep_alive_max_requests = REQUESTS_PER_CONNECTION
     config.h11_max_incomplete_size = HEAD_BYTES
     config.h2_max_concurrent_streams = HTTP2_STREAMS
+    config.h2_max_header_list_size = HEAD_BYTES
+    config.ssl_handshake_timeout = HANDSHAKE_SECONDS
     config.graceful_timeout = settings.gateway_drain_seconds
     config.shutdown_timeout = CLOSING_SECONDS
     if settings.gateway_tls_cert is not None:
