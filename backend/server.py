@@ -16,18 +16,17 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any, NoReturn
 
-from hypercorn.asyncio.run import worker_serve
-from hypercorn.config import Config, Sockets
-from hypercorn.utils import LifespanFailureError, wrap_app
+from hypercorn.config import Config
+from hypercorn.utils import LifespanFailureError
 
-from backend import http2, idle
+from backend import http2
 from backend.app import create_app
+from backend.clients.server import serve as serve_clients
 from backend.config import Settings
 
 log = logging.getLogger("gateway.server")
 
 http2.install()
-idle.install()
 
 # Clients that connect at the same moment: a thousand users pressing a button, and then some.
 BACKLOG = 4096
@@ -167,15 +166,7 @@ def hypercorn_config(settings: Settings) -> Config:
 async def _until_stopped(app: Any, config: Config, sock: socket.socket, drain_seconds: float) -> None:
     stop = asyncio.Event()
     _on_stop_signal(stop.set)
-    secure, insecure = ([sock], []) if config.ssl_enabled else ([], [sock])
-    serving = asyncio.ensure_future(
-        worker_serve(
-            wrap_app(app, config.wsgi_max_body_size, "asgi"),
-            config,
-            sockets=Sockets(secure, insecure, []),
-            shutdown_trigger=stop.wait,
-        )
-    )
+    serving = asyncio.ensure_future(serve_clients(app, config, sock, stop))
     stopping = asyncio.ensure_future(stop.wait())
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
