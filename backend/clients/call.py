@@ -154,7 +154,9 @@ class Call:
             return  # the client left, or has all of it
         kind = message["type"]
         if kind == "http.response.body" and self._answer is not None:
-            await self._send_body(self._answer, bytes(message.get("body", b"")), message.get("more_body", False))
+            await self._send_body(
+                self._answer, bytes(message.get("body", b"")), message.get("more_body", False)
+            )
         elif kind == "http.response.start" and self._answer is None:
             self._start(message)
         else:

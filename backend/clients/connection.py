@@ -21,7 +21,7 @@ HIGH_WATER_BYTES = 256 * 1024
 LOW_WATER_BYTES = 64 * 1024
 # Requests that were sent before the answer to the first.
 PIPELINED_BYTES = 64 * 1024
-# RFC 9112, section 9.6: a client that still sends would lose the answer if its connection were closed at once.
+# RFC 9112, section 9.6: closed at once, a connection whose client still sends would lose the answer.
 LINGER_SECONDS = 2.0
 # What is written and not taken when the connection closes is dropped after so long.
 FLUSH_SECONDS = 30.0
