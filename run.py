@@ -18,9 +18,9 @@ def _application() -> Application:
     """Build the gateway when a server or a tool first asks for it: importing this file opens nothing."""
     settings = load()
     application = create_app(settings)
-    application.asgi.signs = (
-        settings.server == "granian"
-    )  # it lets an application sign, and signs where none did
+    granian = settings.server == "granian"
+    application.asgi.signs = granian  # it lets an application sign, and signs where none did
+    application.asgi.answers_leavers = granian
     server.calm_collector()
     return application
 

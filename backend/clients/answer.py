@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from functools import lru_cache
 
-from backend.clients.head import FIELD, Pair
+from backend.clients.head import FIELD
+from backend.services.headers import Pair
 
 _BODILESS = frozenset({204, 304})
 _LAST_CHUNK = b"0\r\n\r\n"

@@ -6,6 +6,7 @@ import math
 import socket
 import struct
 from typing import TYPE_CHECKING, cast
+from uuid import uuid4
 
 from backend.clients.bodies import Framing, framing_of
 from backend.clients.call import Call
@@ -32,7 +33,6 @@ _REASONS = {
     414: ("target_too_long", "The address of this request is too long."),
     431: ("head_too_large", "The header of this request is too large."),
     500: ("internal", "The gateway failed to answer this call."),
-    501: ("not_implemented", "This transfer coding is not known here."),
     505: ("version_not_supported", "This version of HTTP is not spoken here."),
 }
 
@@ -217,11 +217,11 @@ class Connection(asyncio.Protocol):
     def refuse(self, status: int) -> None:
         """Answer what is no request with an error, and close: where the next one begins nobody knows."""
         code, reason = _REASONS[status]
-        body = json.dumps({"msg": reason, "code": code, "request_id": "-", "retryable": False}).encode()
+        name = uuid4().hex
+        body = json.dumps({"msg": reason, "code": code, "request_id": name, "retryable": False})
         self.write(
-            b"HTTP/1.1 %d \r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
-            b"connection: close\r\n\r\n" % (status, len(body)),
-            body,
+            f"HTTP/1.1 {status} \r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+            f"x-request-id: {name}\r\nconnection: close\r\n\r\n{body}".encode()
         )
         self._call = None
         self._framing = None
