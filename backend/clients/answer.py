@@ -83,7 +83,8 @@ def _status_line(status: int) -> bytes:
 
 @lru_cache(maxsize=1024)
 def _checked_name(name: bytes) -> bytes:
-    if not FIELD.fullmatch(name + b":\r\n"):
+    match = FIELD.fullmatch(name + b":\r\n")
+    if match is None or match[1] != name:
         raise ValueError(f"{name!r} is no header name")
     return name.lower()
 

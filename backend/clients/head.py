@@ -89,7 +89,7 @@ def parse(raw: bytes) -> RequestHead:
 def _fields(raw: bytes, start: int) -> list[Pair]:
     pairs = FIELD.findall(raw, start)
     # Every LF is the end of a field, but for those of the request line and of the empty line.
-    if len(pairs) != raw.count(b"\n") - 2:
+    if len(pairs) != raw.count(b"\n") - 2 or not raw.endswith(b"\r\n\r\n"):
         raise Refused
     if len(pairs) > MOST_FIELDS:
         raise Refused(431)
