@@ -100,7 +100,9 @@ class Bridge:
             await exchange.release()
             exchange.finish()
             if self.answers_leavers and exchange.client_gone and exchange.status is None:
-                await send({"type": "http.response.start", "status": 400, "headers": [(b"connection", b"close")]})
+                await send(
+                    {"type": "http.response.start", "status": 400, "headers": [(b"connection", b"close")]}
+                )
                 await send({"type": "http.response.body", "body": b""})
             self._observer(exchange)
 

@@ -104,10 +104,7 @@ def _says_close(raw: bytes) -> bool:
 # Name -> what is sent. Each is answered 4xx, once, the connection is closed and nothing comes behind it.
 REFUSED: dict[str, bytes] = {
     "two lengths": POST + b"Content-Length: 5\r\nContent-Length: 0\r\n\r\nhello" + SECOND,
-    "coding with space before the colon": POST
-    + b"Transfer-Encoding : chunked\r\n\r\n"
-    + NO_CHUNKS
-    + SECOND,
+    "coding with space before the colon": POST + b"Transfer-Encoding : chunked\r\n\r\n" + NO_CHUNKS + SECOND,
     "coding twice": POST
     + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n"
     + NO_CHUNKS
@@ -160,9 +157,7 @@ for _value in (
     b'"chunked"',
     b"",
 ):
-    REFUSED[f"coding {_value!r}"] = (
-        POST + b"Transfer-Encoding: " + _value + b"\r\n\r\n" + NO_CHUNKS + SECOND
-    )
+    REFUSED[f"coding {_value!r}"] = POST + b"Transfer-Encoding: " + _value + b"\r\n\r\n" + NO_CHUNKS + SECOND
 _CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 for _value in (b"0x5", b"-1", b"+5", b" 5", b"g", b"", b"1" + b"0" * 16, b"5;" + b"a" * 40_000):
     REFUSED[f"chunk {_value[:20]!r}"] = _CHUNKED + _value + b"\r\nhello\r\n0\r\n\r\n" + SECOND
@@ -287,7 +282,9 @@ async def test_method_that_nobody_knows_is_answered_405(server: Server) -> None:
 
 
 async def test_request_cut_at_any_byte_is_answered_like_a_whole_one(server: Server) -> None:
-    request = POST + b"X-A: 1\r\nTransfer-Encoding: chunked\r\n\r\n5;e\r\nhello\r\n1\r\n!\r\n0\r\nT: 1\r\n\r\n"
+    request = (
+        POST + b"X-A: 1\r\nTransfer-Encoding: chunked\r\n\r\n5;e\r\nhello\r\n1\r\n!\r\n0\r\nT: 1\r\n\r\n"
+    )
 
     async def cut(at: int) -> bytes:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
@@ -366,6 +363,8 @@ async def test_no_mutation_is_answered_5xx_or_never_ends(server: Server) -> None
     @given(requests())
     def check(raw: bytes) -> None:
         answer = asyncio.run_coroutine_threadsafe(send(raw), loop).result(60)
-        assert all(int(status) < 500 or status == b"505" for status in re.findall(rb"HTTP/1\.1 (\d+)", answer))
+        assert all(
+            int(status) < 500 or status == b"505" for status in re.findall(rb"HTTP/1\.1 (\d+)", answer)
+        )
 
     await asyncio.to_thread(check)

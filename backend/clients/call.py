@@ -164,12 +164,14 @@ class Call:
 
     def _start(self, message: Message) -> None:
         request = self._request
+        # A client that was not told to go on may send its body or not: nobody knows what comes next.
+        undecided = self._must_continue and not self.ended
         self._answer = Answer(
             request.method,
             request.http_version,
             int(message["status"]),
             message.get("headers", ()),
-            closes=not self._connection.may_stay_open(request),
+            closes=undecided or not self._connection.may_stay_open(request),
         )
         self._unsent_head = self._answer.head
         # With the first piece of the body if that comes at once, and alone if it does not.

@@ -15,8 +15,8 @@ from backend.clients.head import Refused, RequestHead, check_beginning, parse
 if TYPE_CHECKING:
     from backend.clients.server import Clients
 
-# The first byte of a request head until its last.
-HEAD_SECONDS = 14.0
+# The first byte of a request head until its last; the promise is that slow heads are gone by then.
+HEAD_SECONDS = 15.0
 # Unread of a request body at most, and where reading goes on.
 HIGH_WATER_BYTES = 256 * 1024
 LOW_WATER_BYTES = 64 * 1024
@@ -24,7 +24,7 @@ LOW_WATER_BYTES = 64 * 1024
 PIPELINED_BYTES = 64 * 1024
 # RFC 9112, section 9.6: closed at once, a connection whose client still sends would lose the answer.
 LINGER_SECONDS = 2.0
-# What is written and not taken when the connection closes is dropped after so long.
+# A client that takes nothing of the end of an answer for so long is not coming back for it.
 FLUSH_SECONDS = 30.0
 
 _REASONS = {
@@ -54,6 +54,7 @@ class Connection(asyncio.Protocol):
         self._requests = 0
         self._paused = False
         self._lingers = False
+        self._unsent = 0  # when it was last looked at
         self._deadline = math.inf
 
     # What the event loop calls.
@@ -121,8 +122,11 @@ class Connection(asyncio.Protocol):
             return
         self._searched = 0
         if request.foreign:
+            read = bytes(buffer)
+            buffer.clear()
+            self.read_on()
             self.server.forget(self)
-            self.server.hand_over(self._transport, bytes(buffer))
+            self.server.hand_over(self._transport, read)
             return
         del buffer[:end]
         self._begin(request)
@@ -267,7 +271,11 @@ class Connection(asyncio.Protocol):
         """End what lasts too long: an idle connection, a slow request head, a farewell."""
         if now < self._deadline:
             return
-        if self._transport.is_closing():
+        unsent = self._transport.get_write_buffer_size()
+        if unsent and unsent != self._unsent:
+            self._unsent = unsent  # the client still takes what was said
+            self._deadline = now + FLUSH_SECONDS
+        elif unsent or self._transport.is_closing():
             self._transport.abort()
         elif self._buffer:
             self.refuse(408)
@@ -283,6 +291,10 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
     @property
+    def closing(self) -> bool:
+        return self._transport.is_closing()
+
+    @property
     def fileno(self) -> int:
         return cast(int, self._transport.get_extra_info("socket").fileno())
 
@@ -292,7 +304,7 @@ class Connection(asyncio.Protocol):
             call.end()
 
     def __repr__(self) -> str:
-        state = "closing" if self._transport.is_closing() else "busy" if self._call is not None else "idle"
+        state = "closing" if self.closing else "busy" if self._call is not None else "idle"
         return f"<Connection of {self.client} {state}>"
 
 

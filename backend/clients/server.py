@@ -7,7 +7,6 @@ kept for what is not plain HTTP/1.1 (docs/decisions/0008-http1-server.md).
 import asyncio
 import contextlib
 import select
-import ssl
 from collections.abc import AsyncIterator
 from socket import socket
 from typing import Any, cast
@@ -37,7 +36,6 @@ async def serve(application: Application, config: Config, sock: socket, stop: as
         tls: dict[str, Any] = {}
         if config.ssl_enabled:
             tls = {"ssl": config.create_ssl_context(), "ssl_handshake_timeout": config.ssl_handshake_timeout}
-        loop.set_exception_handler(_exception_handler)
         server = await loop.create_server(clients.connection, sock=sock, backlog=config.backlog, **tls)
         try:
             await stop.wait()
@@ -62,11 +60,6 @@ async def _lifespan(wrapped: AppWrapper, config: Config) -> AsyncIterator[dict[s
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
-
-
-def _exception_handler(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    if not isinstance(context.get("exception"), ssl.SSLError):  # a handshake that failed is no event
-        loop.default_exception_handler(context)
 
 
 class Clients:
@@ -157,7 +150,7 @@ class Clients:
             self._nobody.set()
 
     def _look(self) -> None:
-        now = self.now()
+        now = self.now() + LOOK_SECONDS  # rather early than late
         for connection in list(self._connections):
             connection.check(now)
         if self.paused:
@@ -167,9 +160,9 @@ class Clients:
     def _find_those_who_left(self) -> None:
         """A connection that is not read shows neither close nor reset to the event loop."""
         poll = select.poll()
-        watched = {connection.fileno: connection for connection in self.paused}
+        watched = {connection.fileno: connection for connection in self.paused if not connection.closing}
         for number in watched:
-            poll.register(number, _LEFT & ~(select.POLLERR | select.POLLHUP))  # those two always count
+            poll.register(number, _LEFT)
         for number, event in poll.poll(0):
             if event & _LEFT:
                 watched[number].leave()

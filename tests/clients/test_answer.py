@@ -7,7 +7,9 @@ from backend.clients.answer import Answer
 LENGTH = (b"content-length", b"5")
 
 
-def answer(*headers: tuple[bytes, bytes], method: str = "GET", version: str = "1.1", status: int = 200) -> Answer:
+def answer(
+    *headers: tuple[bytes, bytes], method: str = "GET", version: str = "1.1", status: int = 200
+) -> Answer:
     return Answer(method, version, status, headers, closes=False)
 
 
@@ -74,7 +76,7 @@ def test_body_of_another_length_is_refused(pieces: tuple[bytes, ...]) -> None:
     ],
 )
 def test_header_that_would_break_the_head_apart_is_refused(pair: tuple[bytes, bytes]) -> None:
-    with pytest.raises(ValueError, match="header|length"):
+    with pytest.raises(ValueError, match=r"header|length"):
         answer(pair)
 
 

@@ -371,12 +371,15 @@ async def test_idle_connection_is_closed_and_one_in_use_is_not() -> None:
         await asyncio.sleep(1.5)
         await reply(send, b"late")
 
-    async with served(App(slow), keep_alive_timeout=0.5) as port:
-        async with calling(port) as fresh, calling(port) as used:
-            await used.say(GET)
-            assert await closed(fresh) == b""
-            assert (await used.reply()).body == b"late"
-            assert await closed(used) == b""
+    async with (
+        served(App(slow), keep_alive_timeout=0.5) as port,
+        calling(port) as fresh,
+        calling(port) as used,
+    ):
+        await used.say(GET)
+        assert await closed(fresh) == b""
+        assert (await used.reply()).body == b"late"
+        assert await closed(used) == b""
 
 
 @pytest.mark.parametrize("before", [b"", GET])

@@ -155,7 +155,13 @@ PIECES = st.sampled_from(
     ]
 )
 LINES = st.sampled_from(
-    [b"GET / HTTP/1.1", b"POST /a?b HTTP/1.1", b"GET http://x/ HTTP/1.1", b"PUT /\xe9 HTTP/1.0", b"GET * HTTP/1.1"]
+    [
+        b"GET / HTTP/1.1",
+        b"POST /a?b HTTP/1.1",
+        b"GET http://x/ HTTP/1.1",
+        b"PUT /\xe9 HTTP/1.0",
+        b"GET * HTTP/1.1",
+    ]
 )
 
 
