@@ -69,6 +69,8 @@ class Bridge:
         # Whether answers get their Date and Server here: True behind a server that was told to add none.
         self.signs = False
         self.stall_seconds = SEND_STALL_SECONDS
+        # Granian tells of a malformed body as of a client that left, and says 500 where nothing was said.
+        self.answers_leavers = False
         flask.after_request(_noted)  # the last to be added, and so the first of the application's to run
         for endpoint, view in flask.view_functions.items():
             if not iscoroutinefunction(view):
@@ -100,6 +102,11 @@ class Bridge:
         finally:
             await exchange.release()
             exchange.finish()
+            if self.answers_leavers and exchange.client_gone and exchange.status is None:
+                await send(
+                    {"type": "http.response.start", "status": 400, "headers": [(b"connection", b"close")]}
+                )
+                await send({"type": "http.response.body", "body": b""})
             self._observer(exchange)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:

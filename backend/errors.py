@@ -3,7 +3,8 @@
 GatewayError                          source    status  retry is safe
 ├── InboundError                      client
 │   ├── BadRequest                              400     no
-│   │   └── BadTarget                           400     no
+│   │   ├── BadTarget                           400     no
+│   │   └── BadFraming                          400     no (and the connection ends)
 │   ├── NotAuthenticated                        401     no
 │   ├── NotAllowed                              403     no
 │   ├── NotFound                                404     no
@@ -68,6 +69,10 @@ class BadRequest(InboundError):
 class BadTarget(BadRequest):
     code = "bad_target"
     default_msg = "The path of this request is not acceptable."
+
+
+class BadFraming(BadRequest):
+    """Two servers could disagree about where this request ends, or whom it is for."""
 
 
 class NotAuthenticated(InboundError):

@@ -57,6 +57,7 @@ def _work(settings: Settings, sock: socket.socket, pulse: Connection) -> None:
     allow_open_files()
     bridge = create_app(settings).asgi
     bridge.signs = True  # Granian lets an application sign, and signs where none did
+    bridge.answers_leavers = True  # and says 500 where an application said nothing
     calm_collector()
 
     def application() -> Any:

@@ -8,6 +8,7 @@ from werkzeug.exceptions import HTTPException
 from backend.context import inbound
 from backend.cors import Cors, is_preflight
 from backend.errors import (
+    BadFraming,
     BadRequest,
     GatewayError,
     InternalError,
@@ -17,7 +18,7 @@ from backend.errors import (
     UnsupportedMedia,
 )
 from backend.responses import GatewayResponse, answer
-from backend.services.headers import check_host, check_target
+from backend.services.headers import check_framing, check_host, check_target
 
 log = logging.getLogger("gateway")
 
@@ -34,6 +35,7 @@ def register(app: Flask, cors: Cors) -> None:
     @app.before_request
     def check() -> GatewayResponse | None:
         request = inbound()
+        check_framing(request.headers, request.origin.http_version)
         check_target(request.path, request.query)
         check_host(request.origin.host)
         if is_preflight(request.method, request.headers):
@@ -69,6 +71,8 @@ def draw(error: Exception) -> GatewayResponse:
     )
     if shown.retry_after_seconds is not None:
         response.put(b"retry-after", str(shown.retry_after_seconds).encode("ascii"))
+    if isinstance(error, BadFraming):
+        response.put(b"connection", b"close")
     if isinstance(error, HTTPException):
         for name, value in error.get_headers():
             if name == "Allow":

@@ -1,4 +1,4 @@
-"""Hypercorn's connections with one thing done cheaper: noticing that one is idle.
+"""Hypercorn's connections, for HTTP/2 and WebSockets, with one thing done cheaper: noticing that one is idle.
 
 Hypercorn 0.18 makes and cancels a task, a timer and a lock for every request of a kept connection, a sixth
 of what a small call costs; and a connection whose client has gone stays until the idle time is over.
@@ -9,7 +9,6 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-import hypercorn.asyncio.run
 from hypercorn.asyncio.tcp_server import TCPServer
 
 
@@ -68,8 +67,3 @@ class WatchedTCPServer(TCPServer):
 
     async def close_idle(self) -> None:
         await self._initiate_server_close()
-
-
-def install() -> None:
-    """Let Hypercorn use it for every connection that is made from now on."""
-    hypercorn.asyncio.run.TCPServer = WatchedTCPServer  # type: ignore[attr-defined]

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, NoReturn
 
-from hypercorn.asyncio.run import worker_serve
-from hypercorn.config import Config, Sockets
-from hypercorn.utils import LifespanFailureError, wrap_app
+from hypercorn.config import Config
+from hypercorn.utils import LifespanFailureError
 
-from backend import http2, idle
+from backend import http2
 from backend.app import create_app
+from backend.clients.server import serve as serve_clients
 from backend.config import Settings
 from backend.services import sockets
 from backend.supervisor import StopSignals, Supervisor, follow, leave
@@ -24,12 +24,10 @@ from backend.supervisor import StopSignals, Supervisor, follow, leave
 log = logging.getLogger("gateway.server")
 
 http2.install()
-idle.install()
 
 # Clients that connect at the same moment: a thousand users pressing a button, and then some.
 BACKLOG = 4096
-# Idle connections hold descriptors, and so do those whose client has gone until Hypercorn 0.18 looks at
-# the clock; closing them early only costs a browser a new handshake.
+# Idle connections hold descriptors; closing them early only costs a browser a new handshake.
 KEEP_ALIVE_SECONDS = 15.0
 # Hypercorn closes a connection after 1,000 requests unless told otherwise, amid a busy client's work.
 REQUESTS_PER_CONNECTION = 1_000_000
@@ -157,15 +155,7 @@ def hypercorn_config(settings: Settings) -> Config:
 async def _until_stopped(app: Any, config: Config, sock: socket.socket, drain_seconds: float) -> None:
     stop = asyncio.Event()
     _on_stop_signal(stop.set)
-    secure, insecure = ([sock], []) if config.ssl_enabled else ([], [sock])
-    serving = asyncio.ensure_future(
-        worker_serve(
-            wrap_app(app, config.wsgi_max_body_size, "asgi"),
-            config,
-            sockets=Sockets(secure, insecure, []),
-            shutdown_trigger=stop.wait,
-        )
-    )
+    serving = asyncio.ensure_future(serve_clients(app, config, sock, stop))
     stopping = asyncio.ensure_future(stop.wait())
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()

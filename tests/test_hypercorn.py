@@ -164,7 +164,10 @@ async def test_crowd_that_leaves_midway_leaves_nothing_behind(
 
     async with Peer(script) as peer:
         settings = settings_for(
-            tmp_path, upstream_transport=transport, gateway_mounts=[mount("/m", peer.url)]
+            tmp_path,
+            upstream_transport=transport,
+            gateway_connect_seconds=20,  # a thousand clients, the gateway and the peer share one loop
+            gateway_mounts=[mount("/m", peer.url)],
         )
         async with serving(settings) as served:
             slots = served.gateway.client.slots

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
-from backend.errors import BadTarget
+from backend.errors import BadFraming, BadTarget
 
 Pair = tuple[bytes, bytes]
 Headers = Sequence[Pair]
@@ -54,13 +54,15 @@ _CORS = b"access-control-"
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 
-_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._~!$&'()*+,;=%-]{0,255})(?::[0-9]{0,5})?")
+HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._~!$&'()*+,;=%-]{0,255})(?::[0-9]{0,5})?")
 
 # RFC 3986: a target is visible ASCII; everything else arrives percent-encoded.
 _NOT_VISIBLE = re.compile(rb"[^\x21-\x7e]")
 # Bytes that no valid UTF-8 holds: overlong spellings of "." and "/" begin with them.
 _OVERLONG = re.compile(rb"%[cC][01]")
 _MOST_DECODINGS = 3
+# What decides where a request ends or whom it is for.
+_FRAMING = frozenset({b"host", b"content-length", b"transfer-encoding"})
 _DOT_SEGMENT = re.compile(rb"(?:^|[/\\])\.{1,2}(?:[/\\;]|$)")
 _REFUSED_DECODED = re.compile(rb"[\x00-\x1f\x7f\\]")
 
@@ -106,7 +108,7 @@ def check_target(path: bytes, query: bytes = b"") -> None:
 
 def check_host(host: bytes) -> None:
     """Refuse a Host that is no name or address with an optional port (RFC 3986, section 3.2.2)."""
-    if not _HOST.fullmatch(host):
+    if not HOST.fullmatch(host):
         raise BadTarget("The Host of this request is not valid.")
 
 
@@ -122,6 +124,27 @@ def _check_encoded(path: bytes) -> None:
             return
         decoded = once_more
     raise BadTarget("The path of this request is encoded too many times.")
+
+
+def check_framing(headers: Headers, http_version: str) -> None:
+    """Refuse framing that another server may read differently; some servers let it through.
+
+    Raises BadFraming for a missing or repeated Host, for more than one length, and for any transfer coding but
+    a single `chunked`. HTTP/2 has neither problem.
+    """
+    if not http_version.startswith("1"):
+        return
+    seen: dict[bytes, bytes] = {}
+    for name, value in headers:
+        if name in _FRAMING:
+            if name in seen:
+                raise BadFraming
+            seen[name] = value
+    if not seen.get(b"host") and http_version != "1.0":
+        raise BadFraming
+    coding = seen.get(b"transfer-encoding")
+    if coding is not None and (b"content-length" in seen or coding.lower() != b"chunked"):
+        raise BadFraming
 
 
 def _named_by_connection(headers: Iterable[Pair]) -> frozenset[bytes]:

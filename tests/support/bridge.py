@@ -13,6 +13,7 @@ from hypercorn.utils import wrap_app
 
 from backend import hooks, server
 from backend.asgi import Bridge, GatewayFlask
+from backend.clients.server import serve as serve_clients
 from backend.config import load
 from backend.cors import Cors
 from backend.exchange import Exchange, Message
@@ -159,19 +160,22 @@ async def call(app: Any, method: str = "GET", path: str = "/", **how: Any) -> Cl
 
 @contextlib.asynccontextmanager
 async def on_hypercorn(app: Any, mode: Any = "asgi") -> AsyncIterator[int]:
-    """Serve an ASGI or WSGI application on this loop, set up as the gateway is; gives the port."""
+    """Serve an ASGI application on this loop as the gateway is served, a WSGI one on plain Hypercorn.
+
+    Gives the port.
+    """
     settings = load({}, None, port=0, gateway_drain_seconds=5.0, gateway_uvloop=False)
     sock = server.listen(settings)
     config = server.hypercorn_config(settings)
     stop = asyncio.Event()
-    serve = asyncio.ensure_future(
-        worker_serve(
-            wrap_app(app, config.wsgi_max_body_size, mode),
-            config,
-            sockets=Sockets([], [sock], []),
-            shutdown_trigger=stop.wait,
+    if mode == "asgi":
+        serve = asyncio.ensure_future(serve_clients(app, config, sock, stop))
+    else:
+        wrapped = wrap_app(app, config.wsgi_max_body_size, mode)
+        sockets = Sockets([], [sock], [])
+        serve = asyncio.ensure_future(
+            worker_serve(wrapped, config, sockets=sockets, shutdown_trigger=stop.wait)
         )
-    )
     try:
         yield sock.getsockname()[1]
     finally:

@@ -16,12 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from hypercorn.asyncio.run import worker_serve
-from hypercorn.config import Sockets
-from hypercorn.utils import wrap_app
 
 from backend import server
 from backend.app import Application, create_app
+from backend.clients.server import serve as serve_clients
 from backend.config import Settings, load
 from backend.context import EXTENSION, Gateway
 from backend.services.database import upgrade
@@ -77,14 +75,7 @@ async def serving(settings: Settings) -> AsyncIterator[Served]:
     port = sock.getsockname()[1]
     config = server.hypercorn_config(settings)
     stop = asyncio.Event()
-    serve = asyncio.ensure_future(
-        worker_serve(
-            wrap_app(application.asgi, config.wsgi_max_body_size, "asgi"),
-            config,
-            sockets=Sockets([], [sock], []),
-            shutdown_trigger=stop.wait,
-        )
-    )
+    serve = asyncio.ensure_future(serve_clients(application.asgi, config, sock, stop))
     url = f"http://127.0.0.1:{port}"
     try:
         async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=20) as http:

@@ -1,0 +1,1 @@
+"""Clients' HTTP/1.1 connections inside Hypercorn."""
