@@ -50,6 +50,7 @@ FORMS: dict[object, str] = {
     config.BaseUrls: "`http://host:port`, several with commas",
     config.PortRange: "`8615-8714`",
     config.CommaList: "list with commas",
+    config.HttpVersions: "`http://host:port=2`, several with commas",
     config.Seconds: "seconds",
     tuple[Mount, ...]: "JSON list",
 }
@@ -63,6 +64,7 @@ MOUNT_MEANINGS = {
     "max_body_mb": "Largest request body.",
     "timeout": "Seconds to the first byte of the answer, and between bytes.",
     "cookies": "Whether cookies pass, both ways.",
+    "http_version": "HTTP version of the upstream, where it differs from UPSTREAM_HTTP_VERSION.",
 }
 
 
