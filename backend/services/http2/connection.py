@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from backend.errors import UpstreamBroken, UpstreamGarbage, UpstreamRefused
-from backend.services.headers import Pair
+from backend.services.headers import Pair, content_length
 from backend.services.http1 import Body
 from backend.services.http2 import frames
 from backend.services.http2.frames import (
@@ -105,9 +105,10 @@ class Connection(asyncio.Protocol):
         return stream
 
     def _begin(self, request: Request, body: Body) -> Stream:
-        block = request_block(
-            request.method, request.secure, request.authority, request.target, request.headers
-        )
+        headers = request.headers
+        if isinstance(body, bytes) and content_length(headers) is None:
+            headers = [*headers, (b"content-length", b"%d" % len(body))]
+        block = request_block(request.method, request.secure, request.authority, request.target, headers)
         if not self.usable:
             raise UpstreamRefused
         number, self._next = self._next, self._next + 2

@@ -15,6 +15,8 @@ from backend.services.http2.heads import Head, Malformed, answer_head, check_fie
 # that a crowd that reads nothing holds little; then enough for video.
 FIRST_WINDOW_BYTES = frames.WINDOW_BYTES
 LARGEST_WINDOW_BYTES = 1 << 20
+# Frames of a byte each would take fifty times their size if they were kept one by one.
+SMALL_CHUNK_BYTES = 1024
 # Interim answers that precede one final answer.
 MOST_INTERIM = 100
 # Once the declared length has arrived, the end of the stream follows, in a frame of its own.
@@ -58,7 +60,7 @@ class Stream:
         self._method = method
         self._sent_whole = False
         self._room: asyncio.Future[None] | None = None
-        self._buffer = bytearray()
+        self._chunks: list[bytes] = []
         # Whole for its reader; ended by the upstream; gone from the connection.
         self._complete = self._ended = self._over = False
         self._failure: Exception | None = None
@@ -74,7 +76,7 @@ class Stream:
     async def read(self) -> bytes:
         """Return all that has arrived of the body, b"" at its end. Raises UpstreamBroken."""
         while True:
-            if self._buffer:
+            if self._chunks:
                 return self._taken()
             if self._failure is not None:
                 raise self._failure
@@ -92,7 +94,7 @@ class Stream:
             await asyncio.wait({self.upload})
 
     def abandon(self) -> None:
-        self._buffer.clear()
+        self._chunks.clear()
         if self._over:
             return
         if not self._complete:
@@ -106,8 +108,8 @@ class Stream:
             self._reset(NO_ERROR if self._complete else CANCEL)
 
     def _taken(self) -> bytes:
-        taken = bytes(self._buffer)
-        self._buffer.clear()
+        taken = b"".join(self._chunks)
+        self._chunks.clear()
         if not self._complete and self._failure is None:
             self._grant()
         return taken
@@ -249,10 +251,16 @@ class Stream:
             self._granted += size - len(payload)
             self._line.write(frames.window_update(self.number, size - len(payload)))
         if payload:
-            self._buffer += payload
+            self._keep(payload)
             _wake(self._more)
         if end:
             self._on_end()
+
+    def _keep(self, payload: bytes) -> None:
+        if self._chunks and len(self._chunks[-1]) < SMALL_CHUNK_BYTES:
+            self._chunks[-1] += payload
+        else:
+            self._chunks.append(payload)
 
     def _on_end(self) -> None:
         if not self.status or self._left:
