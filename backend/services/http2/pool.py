@@ -16,9 +16,8 @@ SPARE_SHARE = 10
 class _Opening:
     """A connection on its way, with the calls that count on it."""
 
-    def __init__(self, task: "asyncio.Task[Connection]") -> None:
-        self.task = task
-        self.reserved = 0
+    task: "asyncio.Task[None]"
+    reserved = 0
 
 
 class Pool:
@@ -87,20 +86,23 @@ class Pool:
         """Begin to connect, unless there may be no more connections or one more would take nothing."""
         if len(self._open) + len(self._opening) >= self._most or (self._open and self._expected <= 0):
             return None
-        opening = _Opening(asyncio.ensure_future(self._connect()))
+        opening = _Opening()
         self._opening.append(opening)
-        opening.task.add_done_callback(lambda _: self._opened(opening))
+        opening.task = asyncio.create_task(self._connected(opening))
+        # Asked for its failure in any case: those who count on it have it, and there may be none.
+        opening.task.add_done_callback(lambda task: task.cancelled() or task.exception())
         return opening
 
-    def _opened(self, opening: _Opening) -> None:
-        self._opening.remove(opening)
-        # Asked for its failure in any case: those who count on it have it, and there may be none.
-        if not opening.task.cancelled() and opening.task.exception() is None:
-            connection = opening.task.result()
+    async def _connected(self, opening: _Opening) -> None:
+        try:
+            connection = await self._connect()
             self._expected = connection.limit
             if not connection.closed:
                 self._open.append(connection)
-        self._wake()
+        finally:
+            # Not a turn of the loop later: whoever counted on it by then would go round and round.
+            self._opening.remove(opening)
+            self._wake()
 
     def changed(self, connection: Connection) -> None:
         """Hear that a connection takes more calls than before, or none any longer."""
