@@ -3,9 +3,10 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 from backend.config import Settings
-from backend.errors import GatewayError, UpstreamConnectTimeout, UpstreamRefused
+from backend.errors import UpstreamConnectTimeout, UpstreamRefused
 from backend.services import http1
 from backend.services.connector import Connector, Place
 from backend.services.http1 import Body
@@ -82,15 +83,18 @@ class Origin:
 
     async def open(self, call: UpstreamCall, body: Body) -> Opened:
         if self._speaks_http2():
-            request = http2.Request(
-                call.method, self._place.secure, self._place.authority, call.target, call.headers
-            )
-            try:
-                return await self._pool.send(request, body)
-            except _ChoseHttp1:
-                pass
-        connection = self._kept() or await self._connect_http1()
+            with suppress(_Chose):
+                return await self._over_http2(call, body)
+        try:
+            connection = self._kept() or await self._connect_http1()
+        except _Chose:
+            return await self._over_http2(call, body)
         return await connection.send(call.method, call.target, self._place.authority, call.headers, body)
+
+    async def _over_http2(self, call: UpstreamCall, body: Body) -> Opened:
+        secure, authority = self._place.secure, self._place.authority
+        request = http2.Request(call.method, secure, authority, call.target, call.headers)
+        return await self._pool.send(request, body)
 
     def _speaks_http2(self) -> bool:
         if self._version == "auto":
@@ -100,23 +104,14 @@ class Origin:
     async def _connect_http2(self) -> http2.Connection:
         """Connect and wait until the upstream has said how many calls it takes.
 
-        Raises UpstreamRefused, UpstreamConnectTimeout, UpstreamGarbage, and _ChoseHttp1.
+        Raises UpstreamRefused, UpstreamConnectTimeout, UpstreamGarbage, and _Chose.
         """
-        silence = self._settings.gateway_ping_seconds
-        offers: dict[str, Callable[[], asyncio.Protocol]] = {
-            HTTP2: lambda: http2.Connection(self._pool.changed, silence)
-        }
-        if self._version == "auto":
-            offers[HTTP1] = lambda: http1.Connection(self._keep)
-        connection = await self._connector.connect(self._place, offers)
+        connection = await self._connect(HTTP2)
         if isinstance(connection, http1.Connection):
-            self._chosen = HTTP1
             self._keep(connection)
-            raise _ChoseHttp1
-        assert isinstance(connection, http2.Connection)  # noqa: S101 - narrows the type
-        self._chosen = HTTP2
+            raise _Chose
         try:
-            async with asyncio.timeout(silence):
+            async with asyncio.timeout(self._settings.gateway_ping_seconds):
                 await connection.ready
         except BaseException as exc:
             connection.abort()
@@ -129,14 +124,24 @@ class Origin:
         return connection
 
     async def _connect_http1(self) -> http1.Connection:
-        try:
-            connection = await self._connector.connect(
-                self._place, {HTTP1: lambda: http1.Connection(self._keep)}
-            )
-        except GatewayError:
-            self._chosen = None  # it may have become another server
-            raise
-        assert isinstance(connection, http1.Connection)  # noqa: S101 - narrows the type
+        connection = await self._connect(HTTP1)
+        if isinstance(connection, http2.Connection):
+            connection.abort()
+            raise _Chose
+        return connection
+
+    async def _connect(self, wanted: str) -> http1.Connection | http2.Connection:
+        """Connect and remember what the server chose, where it is asked."""
+        silence = self._settings.gateway_ping_seconds
+        known: dict[str, Callable[[], asyncio.Protocol]] = {
+            HTTP2: lambda: http2.Connection(self._pool.changed, silence),
+            HTTP1: lambda: http1.Connection(self._keep),
+        }
+        asked = self._version == "auto" and self._place.secure
+        offers = known if asked else {wanted: known[wanted]}
+        connection = await self._connector.connect(self._place, offers)
+        assert isinstance(connection, http1.Connection | http2.Connection)  # noqa: S101 - narrows the type
+        self._chosen = HTTP2 if isinstance(connection, http2.Connection) else HTTP1
         return connection
 
     def _kept(self) -> http1.Connection | None:
@@ -166,5 +171,5 @@ class Origin:
         await self._pool.aclose()
 
 
-class _ChoseHttp1(Exception):
-    """The upstream knows no HTTP/2: its calls take the other way."""
+class _Chose(UpstreamRefused):
+    """The upstream chose the other version: its calls take the other way."""

@@ -199,7 +199,11 @@ class Line:
             client_side=False, header_encoding=None, validate_inbound_headers=peer.strict
         )
         self.h2 = h2.connection.H2Connection(config)
-        self.h2.local_settings.max_concurrent_streams = peer.streams
+        first = {
+            h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS: peer.streams,
+            h2.settings.SettingCodes.MAX_HEADER_LIST_SIZE: 1 << 20,
+        }
+        self.h2.local_settings = h2.settings.Settings(client=False, initial_values=first | peer.settings)
         self.opened = asyncio.Event()
         self.streams: dict[int, Stream] = {}
         self.events: list[h2.events.Event] = []
@@ -207,8 +211,6 @@ class Line:
 
     async def run(self) -> None:
         self.h2.initiate_connection()
-        if self.peer.settings:
-            self.h2.update_settings(self.peer.settings)
         await self.flush()
         try:
             while data := await self._reader.read(65536):
@@ -282,12 +284,12 @@ class Http2Peer:
         script: Script,
         *,
         streams: int = 100,
-        settings: dict[h2.settings.SettingCodes | int, int] | None = None,
+        settings: dict[h2.settings.SettingCodes, int] | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.script = script
         self.streams = streams
-        self.settings = settings
+        self.settings = settings or {}
         self.heads: list[Head] = []
         self.exchanges: list[Stream] = []
         self.lines: list[Line] = []

@@ -16,7 +16,7 @@ SPARE_SHARE = 10
 class _Opening:
     """A connection on its way, with the calls that count on it."""
 
-    task: "asyncio.Task[None]"
+    task: "asyncio.Task[Connection]"
     reserved = 0
 
 
@@ -69,9 +69,11 @@ class Pool:
             opening.reserved += 1
             self._look_ahead()
             try:
-                await asyncio.shield(opening.task)
+                connection = await asyncio.shield(opening.task)
             finally:
                 opening.reserved -= 1
+            if not connection.usable:
+                raise UpstreamRefused  # it came and went: not to be tried for ever
 
     def _opening_with_room(self) -> _Opening | None:
         return next((one for one in self._opening if one.reserved < self._expected), None)
@@ -93,12 +95,13 @@ class Pool:
         opening.task.add_done_callback(lambda task: task.cancelled() or task.exception())
         return opening
 
-    async def _connected(self, opening: _Opening) -> None:
+    async def _connected(self, opening: _Opening) -> Connection:
         try:
             connection = await self._connect()
             self._expected = connection.limit
             if not connection.closed:
                 self._open.append(connection)
+            return connection
         finally:
             # Not a turn of the loop later: whoever counted on it by then would go round and round.
             self._opening.remove(opening)
