@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
@@ -68,10 +68,30 @@ def _comma_list(value: object) -> tuple[str, ...]:
     return tuple(str(item).strip() for item in items if str(item).strip())
 
 
+def _http_versions(value: object) -> tuple[tuple[str, str], ...]:
+    if isinstance(value, tuple):
+        return value
+    pairs = []
+    for item in _comma_list(value):
+        address, equals, version = item.rpartition("=")
+        if not equals or version not in get_args(HttpVersion):
+            raise ValueError("needs the form http://host:port=2, with auto, 1.1 or 2 behind the =")
+        pairs.append((_base_url(address), version))
+    return tuple(pairs)
+
+
+def _address(url: str) -> tuple[str, str | None, int]:
+    """Take apart what two spellings of the same upstream have in common."""
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+
+
+HttpVersion = Literal["auto", "1.1", "2"]
 BaseUrl = Annotated[str, BeforeValidator(_base_url)]
 BaseUrls = Annotated[tuple[str, ...], BeforeValidator(_base_urls)]
 PortRange = Annotated[tuple[int, int], BeforeValidator(_port_range)]
 CommaList = Annotated[tuple[str, ...], BeforeValidator(_comma_list)]
+HttpVersions = Annotated[tuple[tuple[str, HttpVersion], ...], BeforeValidator(_http_versions)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
@@ -90,6 +110,7 @@ class Mount(BaseModel):
     total: Seconds | None = None
     cookies: bool = False
     max_calls: Annotated[int | None, Field(ge=1, le=100_000)] = None
+    http_version: HttpVersion | None = None
 
     @field_validator("prefix")
     @classmethod
@@ -127,10 +148,10 @@ class Settings(BaseModel):
 
     upstream_transport: Literal["direct", "reqwest", "httpx"] = Field(
         "direct",
-        description="Client below both doors: `direct` (own HTTP/1.1 connections, Rust client for HTTP/2), "
+        description="Client below both doors: `direct` (own connections, HTTP/1.1 and HTTP/2), "
         "`reqwest` (the Rust client for everything) or `httpx` (httpx's own).",
     )
-    upstream_http_version: Literal["auto", "1.1", "2"] = Field(
+    upstream_http_version: HttpVersion = Field(
         "auto", description="`auto` negotiates by ALPN, `2` is prior knowledge on http:// too."
     )
     upstream_max_connections: int = Field(
@@ -139,6 +160,19 @@ class Settings(BaseModel):
         le=100_000,
         description="Calls that one upstream may leave unanswered at once. Ten times as many may be in "
         "flight in a worker, answers that still arrive included, and half of those to one upstream.",
+    )
+    gateway_http_versions: HttpVersions = Field(
+        (),
+        description="Upstreams that differ from UPSTREAM_HTTP_VERSION: `http://127.0.0.1:8611=2`, several "
+        "with commas; `direct` alone looks at it, and at `http_version` of a mount.",
+    )
+    gateway_http2_connections: int = Field(
+        100, ge=1, le=10_000, description="HTTP/2 connections to one upstream address at most."
+    )
+    gateway_ping_seconds: Seconds = Field(
+        10.0,
+        description="After so long a silence an HTTP/2 upstream is asked whether it is there; without an "
+        "answer in the same time again its connection gets no new calls.",
     )
     upstream_max_keepalive: int = Field(200, ge=0, le=100_000, description="Idle connections kept per host.")
     upstream_keepalive_seconds: Seconds = Field(30.0, description="Life of an idle upstream connection.")
@@ -246,6 +280,29 @@ class Settings(BaseModel):
         if (self.gateway_tls_cert is None) != (self.gateway_tls_key is None):
             raise ValueError("GATEWAY_TLS_CERT and GATEWAY_TLS_KEY: needs both or neither")
         return self
+
+    @model_validator(mode="after")
+    def _one_version_an_address(self) -> Self:
+        chosen: dict[object, str] = {}
+        for url, version in self._chosen_versions():
+            if chosen.setdefault(_address(url), version) != version:
+                raise ValueError(
+                    f"GATEWAY_HTTP_VERSIONS and GATEWAY_MOUNTS: need one HTTP version for all of {url}"
+                )
+        return self
+
+    def _chosen_versions(self) -> list[tuple[str, HttpVersion]]:
+        of_mounts = [
+            (mount.upstream, mount.http_version)
+            for mount in self.gateway_mounts
+            if mount.http_version is not None
+        ]
+        return [*self.gateway_http_versions, *of_mounts]
+
+    def http_version_of(self, url: str) -> HttpVersion:
+        """Return the HTTP version for an upstream's address, the path of which does not matter."""
+        chosen = {_address(known): version for known, version in self._chosen_versions()}
+        return chosen.get(_address(url), self.upstream_http_version)
 
     @property
     def loopback(self) -> bool:

@@ -50,6 +50,7 @@ FORMS: dict[object, str] = {
     config.BaseUrls: "`http://host:port`, several with commas",
     config.PortRange: "`8615-8714`",
     config.CommaList: "list with commas",
+    config.HttpVersions: "`http://host:port=2`, several with commas",
     config.Seconds: "seconds",
     tuple[Mount, ...]: "JSON list",
 }
@@ -66,6 +67,7 @@ MOUNT_MEANINGS = {
     "cookies": "Whether cookies pass, both ways.",
     "max_calls": "Calls that the upstream gets at once, from the first byte to the last; half as many more "
     "wait for a place. Unset: what `UPSTREAM_MAX_CONNECTIONS` says.",
+    "http_version": "HTTP version of the upstream, where it differs from UPSTREAM_HTTP_VERSION.",
 }
 
 

@@ -51,6 +51,8 @@ KNOWN_TO_THE_BRIDGE = {"deadline", "forwarding", "headers", "recent", "streams",
 # Third-party library -> the only modules that may import it.
 OWNERS = {
     "httpx": {"services.http_client", "services.transports"},
+    "hpack": {"services.http2.heads"},
+    "httptools": {"services.http1"},
     "pyreqwest": {"services.transports"},
     "greenlet": {"switch"},
     "asgiref": {"asgi"},

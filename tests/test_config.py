@@ -35,6 +35,26 @@ def test_no_environment_at_all_gives_the_defaults() -> None:
     assert settings.gateway_mounts == ()
 
 
+def test_an_upstreams_own_http_version_wins_however_its_address_is_spelled() -> None:
+    mounts = [mount("/live", "https://Live.example:443/base", http_version="1.1")]
+    settings = load(
+        {"GATEWAY_HTTP_VERSIONS": "http://llm=2, https://rag:8443=auto"}, None, gateway_mounts=mounts
+    )
+    urls = (
+        "http://LLM:80",
+        "https://rag:8443/x",
+        "https://live.example",
+        "http://live.example",
+        "https://llm",
+    )
+    assert [settings.http_version_of(url) for url in urls] == ["2", "auto", "1.1", "auto", "auto"]
+
+
+def test_two_mounts_of_one_upstream_need_one_http_version() -> None:
+    mounts = [mount("/a", "http://x:1", http_version="2"), mount("/b", "http://x:1/base", http_version="1.1")]
+    assert "one HTTP version for all of http://x:1/base" in problem(GATEWAY_MOUNTS=json.dumps(mounts))
+
+
 @pytest.mark.parametrize(
     ("name", "value", "form"),
     [
@@ -58,6 +78,12 @@ def test_no_environment_at_all_gives_the_defaults() -> None:
         ("UPSTREAM_TRANSPORT", "curl", "'direct', 'reqwest' or 'httpx'"),
         ("UPSTREAM_HTTP_VERSION", "3", "'auto', '1.1' or '2'"),
         ("UPSTREAM_MAX_CONNECTIONS", "0", "1"),
+        ("GATEWAY_HTTP_VERSIONS", "http://llm:1", "the form http://host:port=2"),
+        ("GATEWAY_HTTP_VERSIONS", "http://llm:1=3", "auto, 1.1 or 2"),
+        ("GATEWAY_HTTP_VERSIONS", "llm:1=2", "http://host:port"),
+        ("GATEWAY_HTTP_VERSIONS", "http://llm=2,http://LLM:80=1.1", "one HTTP version"),
+        ("GATEWAY_HTTP2_CONNECTIONS", "0", "1"),
+        ("GATEWAY_PING_SECONDS", "0", "greater than 0"),
         ("UPSTREAM_KEEPALIVE_SECONDS", "0", "greater than 0"),
         ("GATEWAY_DRAIN_SECONDS", "soon", "number"),
         ("GATEWAY_DRAIN_SECONDS", "nan", "86400"),

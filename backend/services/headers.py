@@ -129,8 +129,8 @@ def _check_encoded(path: bytes) -> None:
 def check_framing(headers: Headers, http_version: str) -> None:
     """Refuse framing that another server may read differently; some servers let it through.
 
-    Raises BadFraming for a missing or repeated Host, for more than one length, and for any transfer coding but
-    a single `chunked`. HTTP/2 has neither problem.
+    Raises BadFraming for a missing or repeated Host, for more than one length, and for any transfer coding
+    but a single `chunked`. HTTP/2 has neither problem.
     """
     if not http_version.startswith("1"):
         return

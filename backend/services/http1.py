@@ -15,7 +15,6 @@ import httptools
 
 from backend.errors import BadRequest, InternalError, UpstreamBroken, UpstreamError, UpstreamGarbage
 from backend.services.headers import Pair, content_length
-from backend.services.sockets import tune
 
 Body = bytes | AsyncIterable[bytes] | None
 
@@ -130,7 +129,6 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
-        tune(transport.get_extra_info("socket"))
 
     def data_received(self, data: bytes) -> None:
         if self._exchange is None:

@@ -31,15 +31,16 @@ from backend.services.policies import Timeouts
 from backend.services.transports import MEANING, meaning_of
 
 from ..support.gateway import free_port
+from ..support.http2_peer import Http2Peer
 from ..support.peer import Exchange, Peer, Script, until
-from ..support.upstream import Door, client_of
+from ..support.upstream import HTTP2, Door, client_of
 from ..support.wire import unanswering
 
 MEGABYTE = 1 << 20
 OK = b"HTTP/1.1 200 OK\r\n"
 
 
-@pytest_asyncio.fixture(params=["direct", "reqwest", "httpx"])
+@pytest_asyncio.fixture(params=["direct", HTTP2, "reqwest", "httpx"])
 async def transport(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -51,12 +52,12 @@ async def door(request: pytest.FixtureRequest, transport: str) -> AsyncIterator[
 
 
 @pytest_asyncio.fixture
-async def start() -> AsyncIterator[Callable]:
-    """Peers that live as long as the test."""
+async def start(transport: str) -> AsyncIterator[Callable]:
+    """Peers that live as long as the test, and speak what the transport speaks."""
     async with AsyncExitStack() as stack:
 
-        async def started(script: Script) -> Peer:
-            return await stack.enter_async_context(Peer(script))
+        async def started(script: Script) -> Peer | Http2Peer:
+            return await stack.enter_async_context((Http2Peer if transport == HTTP2 else Peer)(script))
 
         yield started
 
@@ -88,7 +89,9 @@ pytestmark = pytest.mark.asyncio
 
 # pyreqwest 0.15 lets go of a call that is given up before its head came, but does not end it: the
 # connection stands until the upstream answers.
-ends_given_up_calls = pytest.mark.parametrize("transport", ["direct", "httpx"])
+ends_given_up_calls = pytest.mark.parametrize("transport", ["direct", HTTP2, "httpx"])
+# What is wrong with the lines of HTTP/1.1; for frames see tests/services/http2.
+over_lines = pytest.mark.parametrize("transport", ["direct", "reqwest", "httpx"])
 
 # What arrives
 
@@ -301,7 +304,7 @@ async def test_streamed_body_keeps_its_framing(transport: str, start: Callable, 
         )
     assert body == b"abcdef"
     assert peer.heads[0].all(b"content-length") == ([b"6"] if declared else [])
-    assert peer.heads[0].all(b"transfer-encoding") == ([] if declared else [b"chunked"])
+    assert peer.heads[0].all(b"transfer-encoding") == ([] if declared or transport == HTTP2 else [b"chunked"])
 
 
 async def test_no_proxy_of_the_environment_is_used(
@@ -432,6 +435,7 @@ GARBAGE = {
 }
 
 
+@over_lines
 @pytest.mark.parametrize("answer", GARBAGE.values(), ids=GARBAGE.keys())
 async def test_answer_that_makes_no_sense_is_the_upstreams_fault(
     door: Door, start: Callable, answer: bytes
@@ -658,7 +662,7 @@ async def test_no_task_is_left_behind(transport: str, start: Callable) -> None:
     await until(lambda: asyncio.all_tasks() - before <= peer_tasks(peer))
 
 
-def peer_tasks(peer: Peer) -> set["asyncio.Task[None]"]:
+def peer_tasks(peer: Peer | Http2Peer) -> set["asyncio.Task[None]"]:
     return set(peer._tasks)
 
 
@@ -730,7 +734,7 @@ class Held:
 
 
 # httpcore reads no answer before it has sent the whole body.
-@pytest.mark.parametrize("transport", ["direct", "reqwest"])
+@pytest.mark.parametrize("transport", ["direct", HTTP2, "reqwest"])
 async def test_answer_may_begin_while_the_body_still_goes_up(transport: str, start: Callable) -> None:
     async def script(exchange: Exchange) -> None:
         await exchange.send(OK + b"Transfer-Encoding: chunked\r\n\r\n")
@@ -751,7 +755,7 @@ async def test_answer_may_begin_while_the_body_still_goes_up(transport: str, sta
         assert await rest == b"second"
 
 
-@pytest.mark.parametrize("transport", ["direct", "reqwest"])
+@pytest.mark.parametrize("transport", ["direct", HTTP2, "reqwest"])
 async def test_refusal_that_comes_while_the_body_goes_up_is_the_answer(
     transport: str, start: Callable
 ) -> None:

@@ -16,11 +16,15 @@ from backend.services.transports import UpstreamCall
 from .gateway import KEY
 from .wire import Pair
 
+HTTP2 = "direct over HTTP/2"
 GENEROUS = Timeouts(first_byte=10, idle=10, total=20)
 
 
 @contextlib.asynccontextmanager
 async def client_of(transport: str, **over: Any) -> AsyncIterator[HttpClient]:
+    """Open a client; `direct over HTTP/2` is the default transport with prior knowledge."""
+    if transport == HTTP2:
+        transport, over = "direct", {"upstream_http_version": "2", **over}
     settings = load({}, None, upstream_transport=transport, jwt_secret_key=KEY, **over)
     async with HttpClient(settings) as client:
         yield client
