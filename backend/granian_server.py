@@ -11,10 +11,19 @@ from granian.http import HTTP1Settings, HTTP2Settings
 from granian.log import LogLevels
 
 from backend.config import Settings
-from backend.server import BACKLOG, HEAD_BYTES, HTTP2_STREAMS, allow_open_files, leave
+from backend.server import (
+    BACKLOG,
+    HEAD_BYTES,
+    HTTP2_STREAMS,
+    KEEP_ALIVE_SECONDS,
+    allow_open_files,
+    leave,
+)
 
 # Granian reads the head and the first of the body into one buffer.
 READ_BUFFER_BYTES = 256 * 1024
+# A silent HTTP/2 connection is asked for a sign of life; without one it ends 20 s later, Granian's default.
+PING_SECONDS = 15.0
 
 
 class _Impatient(Granian):  # type: ignore[misc, valid-type]  # Granian chooses its class when imported
@@ -43,8 +52,16 @@ def serve(settings: Settings, port: int) -> NoReturn:
         backlog=BACKLOG,
         # Calls at once in a worker; beyond, Granian stops accepting.
         backpressure=BACKLOG * 4,
-        http1_settings=HTTP1Settings(max_buffer_size=READ_BUFFER_BYTES),
-        http2_settings=HTTP2Settings(max_concurrent_streams=HTTP2_STREAMS, max_headers_size=HEAD_BYTES),
+        http1_settings=HTTP1Settings(
+            # Also how long a kept connection may be idle: the next head is read from the end of the last answer.
+            header_read_timeout=int(KEEP_ALIVE_SECONDS * 1000),
+            max_buffer_size=READ_BUFFER_BYTES,
+        ),
+        http2_settings=HTTP2Settings(
+            keep_alive_interval=int(PING_SECONDS * 1000),
+            max_concurrent_streams=HTTP2_STREAMS,
+            max_headers_size=HEAD_BYTES,
+        ),
         log_level=LogLevels.warning,
         ssl_cert=settings.gateway_tls_cert,
         ssl_key=settings.gateway_tls_key,

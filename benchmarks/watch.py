@@ -15,6 +15,9 @@ from benchmarks.stream import head
 
 PATIENCE_SECONDS = 10.0
 PAUSE_SECONDS = 0.1
+# All of a crowd come at once; who comes among them waits for the work of these, as among good clients.
+SETTLE_SECONDS = 30.0
+QUICK_SECONDS = 0.25
 MEGABYTE = 1024 * 1024
 # The gateway's own answer, one through a mount to the upstream of the good, one to that of the bad.
 HEALTH, OTHER, SAME = "/api/health", gateway.FILES + "/quick", gateway.SINK + "/quick"
@@ -86,6 +89,15 @@ class Watch:
         except (Failure, TimeoutError):
             return math.inf
         return time.monotonic() - start if status == 200 else math.inf
+
+    async def settled(self, arrived: Callable[[int], bool]) -> float:
+        """Wait until so many calls have reached the upstreams and a fresh call is quick; return how long."""
+        start = time.monotonic()
+        while time.monotonic() - start < SETTLE_SECONDS:
+            if await self.fresh(HEALTH) < QUICK_SECONDS and arrived(self.calls()):
+                return time.monotonic() - start
+            await asyncio.sleep(PAUSE_SECONDS)
+        return math.inf
 
     async def worst(self, tries: int) -> Answers:
         """Make fresh calls of every kind, some times over; those to the bad upstream hold up nobody."""
