@@ -198,9 +198,9 @@ def _returned(before: State, now: State) -> bool:
 
 NOTES = (
     f"Worst of {TRIES} fresh calls while the crowd stands: one that the gateway answers itself, one through "
-    "a mount to another upstream than the crowd's, one to the crowd's own (shown, not judged). Before, all of "
-    "the crowd come at the same moment: settled is when a call is quick again. Memory is what the gateway's "
-    "processes grew by, for each peer. Returned: descriptors and calls upstream are back.",
+    "a mount to another upstream than the crowd's, one to the crowd's own (shown, not judged). Before, all "
+    "come at the same moment: settled is when a call is quick again. Memory is what the gateway's processes "
+    "grew by, for each peer. Returned: descriptors and calls upstream are back.",
     f"Must hold: {MOST_SECONDS:g} s for the first two, while the crowd stands and when it has left; slow "
     f"heads and idle connections are closed by {CLOSED_SECONDS:g} s; nothing stays.",
 )

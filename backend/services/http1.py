@@ -245,7 +245,8 @@ class Answer:
             self._surplus = True  # a second answer that nobody asked for
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.lower(), value))
+        if not self.status:  # later ones are trailers, or of a second answer that nobody asked for
+            self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()

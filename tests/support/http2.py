@@ -65,6 +65,7 @@ class Http2:
             for event in self._h2.receive_data(chunk):
                 if isinstance(event, h2.events.DataReceived):
                     self._bodies[event.stream_id] = self._bodies.get(event.stream_id, b"") + event.data
+                    self._h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
                 elif isinstance(event, h2.events.StreamEnded):
                     self._ended.add(event.stream_id)
                 elif isinstance(event, h2.events.StreamReset):
