@@ -289,7 +289,7 @@ class Exchange:
 
     async def _stream(self, response: StreamedResponse, length: int | None) -> None:
         sent = 0
-        while chunk := await response.body.read():
+        while chunk := await self._read(response, first=not sent):
             sent += len(chunk)
             self.complete = sent == length
             message = {"type": "http.response.body", "body": chunk, "more_body": sent != length}
@@ -302,6 +302,15 @@ class Exchange:
             except TimeoutError:
                 raise ClientGone from None
         await self._finish_with(b"")
+
+    async def _read(self, response: StreamedResponse, *, first: bool) -> bytes:
+        try:
+            return await response.body.read()
+        except GatewayError:
+            if first:
+                # Granian sends a head with the first of its body; without that it answers 500 by itself.
+                await self._send({"type": "http.response.body", "body": b"", "more_body": True})
+            raise
 
     async def _in_time(self, awaitable: Awaitable[T], seconds: float) -> T:
         if self._deadline is None:

@@ -53,7 +53,7 @@ def serve(settings: Settings, port: int) -> NoReturn:
         # Calls at once in a worker; beyond, Granian stops accepting.
         backpressure=BACKLOG * 4,
         http1_settings=HTTP1Settings(
-            # Also how long a kept connection may be idle: the next head is read from the end of the last answer.
+            # Also how long a kept connection may be idle: the next head is awaited from the last answer on.
             header_read_timeout=int(KEEP_ALIVE_SECONDS * 1000),
             max_buffer_size=READ_BUFFER_BYTES,
         ),
