@@ -17,6 +17,7 @@ from backend.server import (
     BACKLOG,
     HEAD_BYTES,
     HTTP2_STREAMS,
+    KEEP_ALIVE_SECONDS,
     allow_open_files,
     calm_collector,
     log_to_terminal,
@@ -27,6 +28,8 @@ from backend.supervisor import Supervisor, follow, leave
 READ_BUFFER_BYTES = 256 * 1024
 # A worker that waits for hanging calls waits without end: it is ended soon after the grace.
 CLOSING_SECONDS = 1.0
+# A silent HTTP/2 connection is asked for a sign of life; without one it ends 20 s later, Granian's default.
+PING_SECONDS = 15.0
 
 
 class _OneWorker(Granian):  # type: ignore[misc, valid-type]  # Granian chooses its class when imported
@@ -86,8 +89,16 @@ def _granian(settings: Settings) -> _OneWorker:
         backlog=BACKLOG,
         # Calls at once in a worker; beyond, Granian stops accepting.
         backpressure=BACKLOG * 4,
-        http1_settings=HTTP1Settings(max_buffer_size=READ_BUFFER_BYTES),
-        http2_settings=HTTP2Settings(max_concurrent_streams=HTTP2_STREAMS, max_headers_size=HEAD_BYTES),
+        http1_settings=HTTP1Settings(
+            # Also how long a kept connection may be idle: the next head is awaited from the last answer on.
+            header_read_timeout=int(KEEP_ALIVE_SECONDS * 1000),
+            max_buffer_size=READ_BUFFER_BYTES,
+        ),
+        http2_settings=HTTP2Settings(
+            keep_alive_interval=int(PING_SECONDS * 1000),
+            max_concurrent_streams=HTTP2_STREAMS,
+            max_headers_size=HEAD_BYTES,
+        ),
         log_level=LogLevels.warning,
         ssl_cert=settings.gateway_tls_cert,
         ssl_key=settings.gateway_tls_key,

@@ -438,6 +438,11 @@ async def test_a_client_that_leaves_while_a_generator_works_closes_it_when_it_is
 # The request body on its own
 
 
+POST = {"http_version": "1.1", "method": "POST", "headers": []}
+POST_OF_FIVE = POST | {"headers": [(b"content-length", b"5")]}
+HTTP2_POST = POST | {"http_version": "2"}
+
+
 class Wire:
     """What a server would deliver; counts who waits for it."""
 
@@ -463,7 +468,7 @@ class Wire:
 @pytest.mark.asyncio
 async def test_a_body_gives_its_chunks_and_then_its_end_for_ever() -> None:
     wire = Wire()
-    body = RequestBody(wire.receive, lambda: None)
+    body = RequestBody(POST, wire.receive, lambda: None)
     for chunk in (b"a", b"", b"b"):
         wire.push(chunk)
     wire.push(b"c", more=False)
@@ -474,7 +479,7 @@ async def test_a_body_gives_its_chunks_and_then_its_end_for_ever() -> None:
 @pytest.mark.asyncio
 async def test_the_watcher_takes_in_a_bounded_part_of_an_unread_body() -> None:
     wire = Wire()
-    body = RequestBody(wire.receive, lambda: None)
+    body = RequestBody(POST, wire.receive, lambda: None)
     for _ in range(100):
         wire.push(b"x" * 10_000)
     body.watch()
@@ -488,7 +493,7 @@ async def test_the_watcher_takes_in_a_bounded_part_of_an_unread_body() -> None:
 @pytest.mark.asyncio
 async def test_the_watcher_sees_the_departure_behind_a_small_unread_body() -> None:
     wire, left = Wire(), asyncio.Event()
-    body = RequestBody(wire.receive, left.set)
+    body = RequestBody(POST, wire.receive, left.set)
     wire.push(b"unread")
     wire.push(b"", more=False)
     wire.leave()
@@ -502,7 +507,7 @@ async def test_the_watcher_sees_the_departure_behind_a_small_unread_body() -> No
 async def test_reader_and_watcher_take_turns_and_lose_nothing(seed: int) -> None:
     dice = random.Random(seed)
     wire = Wire()
-    body = RequestBody(wire.receive, lambda: None)
+    body = RequestBody(POST, wire.receive, lambda: None)
     sent = [bytes([number]) * dice.randrange(30_000) for number in range(60)]
 
     async def watch_now_and_then() -> None:
@@ -536,7 +541,7 @@ async def test_reader_and_watcher_take_turns_and_lose_nothing(seed: int) -> None
 @pytest.mark.asyncio
 async def test_a_reader_is_told_when_the_client_left_before_the_end(watched: bool) -> None:
     wire = Wire()
-    body = RequestBody(wire.receive, lambda: None)
+    body = RequestBody(POST, wire.receive, lambda: None)
     if watched:
         body.watch()
         await until(lambda: wire.readers == 1)
@@ -550,9 +555,51 @@ async def test_a_reader_is_told_when_the_client_left_before_the_end(watched: boo
 
 
 @pytest.mark.asyncio
+async def test_a_body_shorter_than_it_was_declared_is_no_whole_one() -> None:
+    wire = Wire()
+    body = RequestBody(POST_OF_FIVE, wire.receive, lambda: None)
+    wire.push(b"four")
+    wire.push(b"", more=False)
+    assert await body.read() == b"four"
+    with pytest.raises(ClientGone):
+        await body.read()
+
+
+@pytest.mark.parametrize("watched", [False, True])
+@pytest.mark.asyncio
+async def test_an_upload_reset_over_http2_is_no_whole_one(watched: bool) -> None:
+    """Granian 2.8 tells of it by the very message of an upload that has ended, and then of the departure."""
+    wire = Wire()
+    body = RequestBody(HTTP2_POST, wire.receive, lambda: None)
+    wire.push(b"half")
+    wire.push(b"", more=False)
+    if watched:
+        body.watch()
+    assert await body.read() == b"half"
+    asyncio.get_running_loop().call_later(0.001, wire.leave)
+    with pytest.raises(ClientGone):
+        await body.read()
+    body.close()
+
+
+@pytest.mark.asyncio
+async def test_an_upload_over_http2_ends_and_its_client_is_still_watched() -> None:
+    wire, left = Wire(), asyncio.Event()
+    body = RequestBody(HTTP2_POST, wire.receive, left.set)
+    wire.push(b"whole")
+    wire.push(b"", more=False)
+    assert [await body.read(), await body.read(), await body.read()] == [b"whole", b"", b""]
+    body.watch()
+    wire.leave()
+    await asyncio.wait_for(left.wait(), 5)
+    assert wire.most_readers == 1
+    body.close()
+
+
+@pytest.mark.asyncio
 async def test_what_arrived_before_the_client_left_can_still_be_read() -> None:
     wire, left = Wire(), asyncio.Event()
-    body = RequestBody(wire.receive, left.set)
+    body = RequestBody(POST, wire.receive, left.set)
     wire.push(b"a")
     wire.push(b"b", more=False)
     wire.leave()

@@ -151,3 +151,19 @@ async def test_fifty_calls_wait_together_on_granian(tmp_path: Path) -> None:
     async with granian_over(tmp_path, script) as (peer, http, _):
         answers = await asyncio.gather(*(http.get(f"/m/{number}") for number in range(50)))
         assert [answer.text for answer in answers] == [f"/{number}" for number in range(50)]
+
+
+@pytest.mark.asyncio
+async def test_an_answer_that_breaks_before_its_body_is_cut_off_and_not_made_up(tmp_path: Path) -> None:
+    """Granian 2.8 answers 500 by itself when only a head was sent."""
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n")
+        await asyncio.sleep(0.05)
+        exchange.reset()
+
+    async with granian_over(tmp_path, script) as (_, http, port):
+        answer = await raw(port, b"GET /m/x HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert answer.endswith(b"\r\n\r\n")
+        assert (await http.get("/api/ping")).status_code == 200

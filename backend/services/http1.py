@@ -260,7 +260,7 @@ class Answer:
             self._surplus = True  # a second answer that nobody asked for
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self.status:  # later ones are trailers, which must never look like headers
+        if not self.status:  # later ones are trailers, or of a second answer that nobody asked for
             self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:

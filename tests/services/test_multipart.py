@@ -181,6 +181,8 @@ async def test_both_kinds_of_small_form_give_the_same_fields() -> None:
         (MULTIPART, b"x" * (SMALL_FORM_BYTES + 1), TooLarge),
         (URLENCODED, b"x" * (SMALL_FORM_BYTES + 1), TooLarge),
         (URLENCODED, b"a=%ff", BadRequest),
+        (URLENCODED, b"a=1&" * MOST_PARTS, BadRequest),
+        (URLENCODED + b";" * 1000, b"a=b", BadRequest),
         (b"application/json", b"{}", UnsupportedMedia),
         (b"", b"a=b", UnsupportedMedia),
     ],

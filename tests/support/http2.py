@@ -29,10 +29,19 @@ class Http2:
         self._reading.cancel()
         await asyncio.gather(self._reading, return_exceptions=True)
 
-    async def get(self, path: str) -> int:
+    async def get(self, path: str, *headers: tuple[str, str]) -> int:
         stream = self._h2.get_next_available_stream_id()
         head = {":method": "GET", ":path": path, ":scheme": "http", ":authority": "x"}
-        self._h2.send_headers(stream, list(head.items()), end_stream=True)
+        self._h2.send_headers(stream, [*head.items(), *headers], end_stream=True)
+        await self._flush()
+        return stream
+
+    async def post(self, path: str, *headers: tuple[str, str], body: bytes, ended: bool = True) -> int:
+        """Send a request with a small body; one that is not `ended` is an upload that stops there."""
+        stream = self._h2.get_next_available_stream_id()
+        head = {":method": "POST", ":path": path, ":scheme": "http", ":authority": "x"}
+        self._h2.send_headers(stream, [*head.items(), *headers])
+        self._h2.send_data(stream, body, end_stream=ended)
         await self._flush()
         return stream
 
@@ -56,6 +65,7 @@ class Http2:
             for event in self._h2.receive_data(chunk):
                 if isinstance(event, h2.events.DataReceived):
                     self._bodies[event.stream_id] = self._bodies.get(event.stream_id, b"") + event.data
+                    self._h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
                 elif isinstance(event, h2.events.StreamEnded):
                     self._ended.add(event.stream_id)
                 elif isinstance(event, h2.events.StreamReset):
