@@ -56,14 +56,6 @@ def open_files(process: Process) -> int:
     return count
 
 
-def threads(process: Process) -> int:
-    count = 0
-    for pid in _members(process):
-        with contextlib.suppress(FileNotFoundError):
-            count += len(os.listdir(PROC / str(pid) / "task"))
-    return count
-
-
 def processor_seconds(process: Process) -> float:
     ticks = 0
     for pid in members(process):
