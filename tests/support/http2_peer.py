@@ -87,19 +87,22 @@ class Stream:
     async def data(self, content: bytes, *, end: bool = False) -> None:
         """Send as the windows open. Raises ConnectionResetError when the other side left."""
         connection = self.line.h2
+        position = 0
         while True:
             if self.gone.is_set():
                 raise ConnectionResetError
+            left = len(content) - position
             try:
                 room = connection.local_flow_control_window(self.id)
-                size = min(len(content), room, connection.max_outbound_frame_size)
+                size = max(0, min(left, room, connection.max_outbound_frame_size))
                 if size or not content:
-                    connection.send_data(self.id, content[:size], end_stream=end and size == len(content))
+                    part = content[position : position + size]
+                    connection.send_data(self.id, part, end_stream=end and size == left)
             except h2.exceptions.ProtocolError:
                 raise ConnectionResetError from None
-            content = content[size:]
+            position += size
             await self.line.flush()
-            if not content:
+            if position == len(content):
                 self._sent(end)
                 return
             if not size:
