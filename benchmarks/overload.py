@@ -24,9 +24,9 @@ from benchmarks.service import Service
 from benchmarks.stream import head
 
 VERSIONS = ("flask", "hypercorn", "granian", "uvloop", "httptools")
-# 80 calls a second: four times as many are still few for the gateway itself, also on a busy machine.
-PLACES = 16
-CALL_SECONDS = 0.2
+# 20 calls a second: four times as many are still few for the gateway itself, also on a busy machine.
+PLACES = 8
+CALL_SECONDS = 0.4
 OVERLOAD = 4
 SLOWER = 10
 # What the others ask meanwhile, calls a second each.
@@ -76,7 +76,7 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "benchmarks.overload", "Measure what a full upstream does to its callers and others."
     )
     parser.add_argument(
-        "--seconds", type=command.between(1, 600), default=5.0, metavar="S", help="each of three phases"
+        "--seconds", type=command.between(1, 600), default=4.0, metavar="S", help="each of three phases"
     )
     parser.add_argument("--server", choices=gateway.SERVERS, help="this one alone")
     return parser.parse_args(arguments)
@@ -119,7 +119,7 @@ async def measured(
         parts = urlsplit(served.url)
         address = (parts.hostname or "", parts.port or 80)
         request = head("GET", f"{FULL}/work", parts.netloc, {})
-        await in_turn(address, request, PLACES, 1.0)
+        await in_turn(address, request, PLACES, CALL_SECONDS)
         peak = await in_turn(address, request, PLACES, seconds)
         rate = len(peak) / seconds
         rush = await offered(address, request, OVERLOAD * rate, seconds)
