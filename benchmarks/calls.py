@@ -30,6 +30,7 @@ class Connection(asyncio.Protocol):
         self._missing: int | None = None
         self._answer: asyncio.Future[int] | None = None
         self._begun = asyncio.Event()
+        self.head = b""
 
     @classmethod
     async def opened(cls, address: Address) -> "Connection":
@@ -91,6 +92,7 @@ class Connection(asyncio.Protocol):
             if not end:
                 return
             self._received = b""
+            self.head = top
             try:
                 self._status, self._missing = parsed(top)
             except Failure as error:
@@ -136,6 +138,72 @@ async def paced(address: Address, request: bytes, rate: float, seconds: float) -
         for connection in idle:
             connection.close()
     return latencies
+
+
+@dataclass(frozen=True)
+class Told:
+    """How one call ended: when it was sent, after how long, with which status and which head."""
+
+    sent: float
+    seconds: float
+    status: int
+    head: bytes
+
+
+async def offered(address: Address, request: bytes, rate: float, seconds: float) -> list[Told]:
+    """Send `rate` calls a second, whatever becomes of earlier ones; return how each ended.
+
+    Raises Failure when a call is not answered at all.
+    """
+    idle: deque[Connection] = deque()
+    told: list[Told] = []
+
+    async def one(due: float) -> None:
+        connection = idle.pop() if idle else await Connection.opened(address)
+        sent = time.perf_counter()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            status = await connection.send(request)
+        now = time.perf_counter()
+        told.append(Told(due, now - (sent if sent - due < TICK_SECONDS else due), status, connection.head))
+        if b"connection: close" in connection.head.lower():
+            connection.close()
+        else:
+            idle.append(connection)
+
+    start = time.perf_counter()
+    try:
+        async with asyncio.TaskGroup() as group:
+            for number in range(max(1, round(rate * seconds))):
+                due = start + number / rate
+                await asyncio.sleep(due - time.perf_counter())
+                group.create_task(one(due))
+    except* Failure as failures:
+        raise _first(failures) from None
+    except* TimeoutError:
+        raise Failure(f"a call was not answered within {PATIENCE_SECONDS:g} s") from None
+    finally:
+        for connection in idle:
+            connection.close()
+    return told
+
+
+async def in_turn(address: Address, request: bytes, users: int, seconds: float) -> list[Told]:
+    """Let `users` send one call after the other for so long. Raises Failure."""
+    told: list[Told] = []
+    until = time.perf_counter() + seconds
+
+    async def one() -> None:
+        connection = await Connection.opened(address)
+        try:
+            while (sent := time.perf_counter()) < until:
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    status = await connection.send(request)
+                told.append(Told(sent, time.perf_counter() - sent, status, connection.head))
+        finally:
+            connection.close()
+
+    await asyncio.gather(*(one() for _ in range(users)))
+    return told
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from flask import Response, request, stream_with_context
 
-from backend import exchange
 from backend.asgi import GatewayFlask
 from backend.context import inbound
 from backend.errors import ClientGone, GatewayError, UpstreamBroken
@@ -637,10 +636,10 @@ async def test_an_upload_that_nobody_takes_is_watched_again() -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_client_that_takes_nothing_for_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exchange, "SEND_STALL_SECONDS", 0.1)
+async def test_a_client_that_takes_nothing_for_long_is_given_up() -> None:
     body = Body(b"one", b"two", b"three")
     app = streaming(body)
+    app.asgi.stall_seconds = 0.1
     client = Client(app.asgi, takes=2)
     await client.answered()
     assert (client.body, client.whole, body.closed) == (b"one", False, 1)

@@ -99,10 +99,11 @@ def pause_seconds(number: int, jitter: float) -> float:
 class RetryBudget:
     """Allows retries as a share of calls, so that a failing upstream is not asked ever more often.
 
-    Every call earns `ratio` of a retry, up to `burst`; every retry spends one. The first call may have one.
+    Every call earns `ratio` of a retry, up to `burst`; every retry spends one. The first call may have one:
+    with it, fifty calls that all fail make at most a tenth more.
     """
 
-    def __init__(self, ratio: float = 0.1, burst: float = 10.0) -> None:
+    def __init__(self, ratio: float = 0.08, burst: float = 10.0) -> None:
         self._ratio = ratio
         self._burst = burst
         self._tokens = 1 - ratio

@@ -96,12 +96,13 @@ def test_quiet_times_save_up_no_more_than_the_burst() -> None:
 
 @given(st.lists(st.booleans(), max_size=200))
 def test_retries_never_exceed_the_burst_and_the_share_of_calls(calls: list[bool]) -> None:
-    budget = RetryBudget(ratio=0.1, burst=10)
+    budget = RetryBudget()
     retries = 0
     for fails in calls:
         budget.earn()
         retries += fails and budget.spend()
-    assert retries <= 1 + 0.1 * len(calls)
+    assert retries <= 1 + 0.08 * len(calls)
+    assert retries <= 0.1 * len(calls) or len(calls) < 46
 
 
 def test_budget_tells_its_state() -> None:
