@@ -106,7 +106,7 @@ KINDS: Sequence[Kind] = (
         drips=True,
         calls=1,
     ),
-    Kind("never-reads", "never reads its 8 MiB", lambda to: to.request(LARGE), reads=False, calls=1),
+    Kind("never-reads", "never reads its 64 MiB", lambda to: to.request(LARGE), reads=False, calls=1),
     Kind("event-stream", "holds an event stream", lambda to: to.request(EVENTS), calls=1),
     Kind("silent-upstream", "waits for a silent upstream", lambda to: to.request(SILENT), calls=1),
     Kind(

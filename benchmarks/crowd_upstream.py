@@ -1,6 +1,6 @@
 """An upstream with bad manners on demand that counts its calls: `python -m benchmarks.crowd_upstream PORT`.
 
-/silent is never answered, /events never ends, /large is 8 MiB, /piece 64 KiB, a POST is answered when its
+/silent is never answered, /events never ends, /large is 64 MiB, /piece 64 KiB, a POST is answered when its
 body has arrived, everything else at once. /count tells how many connections and calls are open.
 """
 
@@ -22,7 +22,7 @@ from benchmarks.processes import answering, free_port, running
 BACKLOG = 8192
 MOST_CONNECTIONS = 8000
 SLICE = bytes(64 * 1024)
-LARGE_SLICES = 128
+LARGE_SLICES = 1024
 # So little is on the way to a gateway that does not read on.
 SEND_BUFFER_BYTES = 64 * 1024
 EVENT_SECONDS = 5.0
