@@ -4,6 +4,7 @@ import ipaddress
 import json
 import os
 import re
+import ssl
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
@@ -84,6 +85,24 @@ def _address(url: str) -> tuple[str, str | None, int]:
     """Take apart what two spellings of the same upstream have in common."""
     parts = urlsplit(url)
     return parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def _check_pair(cert: Path, key: Path) -> None:
+    """Load a certificate and its key as a server will, so that what is wrong is told before it serves."""
+
+    def no_passphrase() -> str:  # without it OpenSSL would ask at the terminal
+        raise ValueError("GATEWAY_TLS_KEY: needs a key without a passphrase")
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, no_passphrase)
+    except ssl.SSLError as exc:
+        if exc.reason == "KEY_VALUES_MISMATCH":
+            problem = "needs the key that belongs to the certificate"
+        else:
+            problem = f"needs a PEM certificate chain and a PEM private key ({exc.reason or exc.strerror})"
+        raise ValueError(f"GATEWAY_TLS_CERT and GATEWAY_TLS_KEY: {problem}") from exc
+    except OSError as exc:
+        raise ValueError(f"GATEWAY_TLS_CERT and GATEWAY_TLS_KEY: cannot be read ({exc.strerror})") from exc
 
 
 HttpVersion = Literal["auto", "1.1", "2"]
@@ -279,6 +298,8 @@ class Settings(BaseModel):
     def _both_or_neither(self) -> Self:
         if (self.gateway_tls_cert is None) != (self.gateway_tls_key is None):
             raise ValueError("GATEWAY_TLS_CERT and GATEWAY_TLS_KEY: needs both or neither")
+        if self.gateway_tls_cert is not None and self.gateway_tls_key is not None:
+            _check_pair(self.gateway_tls_cert, self.gateway_tls_key)
         return self
 
     @model_validator(mode="after")

@@ -196,6 +196,7 @@ class Answer:
 
     async def aclose(self) -> None:
         """End the connection, unless the answer was whole and the connection already serves another."""
+        self._chunks.clear()  # a call that was given up may stay in its error's traceback for a while
         self._connection.finished(self, reusable=False)
         await self.end_upload()
 
