@@ -113,8 +113,8 @@ def _by_name(headers: list[Pair]) -> dict[bytes, bytes]:
 
 @lru_cache(maxsize=256)
 def _check_host(host: bytes | None, version: str) -> None:
-    """RFC 9112, section 3.2: one valid Host, which only HTTP/1.0 may leave out."""
-    if version == "1.1" if host is None else not HOST.fullmatch(host):
+    """RFC 9112, section 3.2: a valid Host, which only HTTP/1.0 may leave out."""
+    if not HOST.fullmatch(host) if host else version == "1.1":
         raise Refused
 
 
