@@ -260,7 +260,7 @@ async def test_hostile_request_id_is_replaced(wire: Wire, value: bytes) -> None:
     assert reply.all(b"x-request-id") == [made]
 
 
-@pytest.mark.parametrize("host", [b"evil.test", b"127.0.0.1:1", b"[::1]:80", b"a@b"])
+@pytest.mark.parametrize("host", [b"evil.test", b"127.0.0.1:1", b"[::1]:80", b"a-b.test:80"])
 async def test_host_header_never_steers(wire: Wire, host: bytes) -> None:
     reply = await wire.call(b"/open/a", (b"Host", host), (b"X-Forwarded-Host", b"evil.test"))
     assert reply.status == 200

@@ -1,13 +1,23 @@
 """The answer to one request as bytes: its head, and the framing of its body. No I/O."""
 
+import json
 from collections.abc import Iterable
 from functools import lru_cache
+from uuid import uuid4
 
 from backend.clients.head import FIELD
 from backend.services.headers import Pair
 
 _BODILESS = frozenset({204, 304})
 _LAST_CHUNK = b"0\r\n\r\n"
+_REASONS = {
+    400: ("bad_request", "The request is malformed."),
+    408: ("request_stalled", "The request did not arrive in time."),
+    414: ("target_too_long", "The address of this request is too long."),
+    431: ("head_too_large", "The header of this request is too large."),
+    500: ("internal", "The gateway failed to answer this call."),
+    505: ("version_not_supported", "This version of HTTP is not spoken here."),
+}
 
 
 class Answer:
@@ -67,6 +77,17 @@ class Answer:
             if self._left < 0 or (last and self._left):
                 raise ValueError("the body's length is not the one that was declared")
         return (body,) if body else ()
+
+
+def refusal(status: int) -> bytes:
+    """Return a whole answer to what never reaches the application, in the shape of every error."""
+    code, reason = _REASONS[status]
+    name = uuid4().hex
+    body = json.dumps({"msg": reason, "code": code, "request_id": name, "retryable": False})
+    return (
+        f"HTTP/1.1 {status} \r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+        f"x-request-id: {name}\r\nconnection: close\r\n\r\n{body}"
+    ).encode()
 
 
 def _chunk(body: bytes, *, last: bool) -> tuple[bytes, ...]:

@@ -1,13 +1,12 @@
 """A client's connection: HTTP/1.1 requests one after another; anything else is Hypercorn's."""
 
 import asyncio
-import json
 import math
 import socket
 import struct
 from typing import TYPE_CHECKING, cast
-from uuid import uuid4
 
+from backend.clients.answer import refusal
 from backend.clients.bodies import Framing, framing_of
 from backend.clients.call import Call
 from backend.clients.head import Refused, RequestHead, check_beginning, parse
@@ -26,15 +25,6 @@ PIPELINED_BYTES = 64 * 1024
 LINGER_SECONDS = 2.0
 # A client that takes nothing of the end of an answer for so long is not coming back for it.
 FLUSH_SECONDS = 30.0
-
-_REASONS = {
-    400: ("bad_request", "The request is malformed."),
-    408: ("request_stalled", "The request did not arrive in time."),
-    414: ("target_too_long", "The address of this request is too long."),
-    431: ("head_too_large", "The header of this request is too large."),
-    500: ("internal", "The gateway failed to answer this call."),
-    505: ("version_not_supported", "This version of HTTP is not spoken here."),
-}
 
 
 class Connection(asyncio.Protocol):
@@ -220,13 +210,7 @@ class Connection(asyncio.Protocol):
 
     def refuse(self, status: int) -> None:
         """Answer what is no request with an error, and close: where the next one begins nobody knows."""
-        code, reason = _REASONS[status]
-        name = uuid4().hex
-        body = json.dumps({"msg": reason, "code": code, "request_id": name, "retryable": False})
-        self.write(
-            f"HTTP/1.1 {status} \r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
-            f"x-request-id: {name}\r\nconnection: close\r\n\r\n{body}".encode()
-        )
+        self.write(refusal(status))
         self._call = None
         self._framing = None
         self._linger()

@@ -113,8 +113,8 @@ def _by_name(headers: list[Pair]) -> dict[bytes, bytes]:
 
 @lru_cache(maxsize=256)
 def _check_host(host: bytes | None, version: str) -> None:
-    """RFC 9112, section 3.2: one valid Host, which only HTTP/1.0 may leave out."""
-    if version == "1.1" if host is None else not HOST.fullmatch(host):
+    """RFC 9112, section 3.2: a valid Host, which only HTTP/1.0 may leave out."""
+    if not HOST.fullmatch(host) if host else version == "1.1":
         raise Refused
 
 
@@ -140,12 +140,12 @@ def _body_length(fields: dict[bytes, bytes], version: str) -> int | None:
 
 
 def _leaves_http1(method: bytes, protocol: bytes, length: int | None) -> bool:
-    """Tell whether an upgrade is one that Hypercorn answers; others may be ignored (RFC 9110, 7.8)."""
-    if protocol == b"websocket" and method == b"GET":
-        if length != 0:
-            raise Refused
-        return True
-    return protocol == b"h2c" and length == 0
+    """Tell whether it is a WebSocket's handshake; other upgrades are ignored (RFC 9110, section 7.8)."""
+    if protocol != b"websocket" or method != b"GET":
+        return False
+    if length != 0:
+        raise Refused
+    return True
 
 
 # A line that ends in LF alone, or a CR in the middle of one.
