@@ -4,16 +4,13 @@ import ipaddress
 import json
 import os
 import re
-import ssl
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Literal, Self
 
 from dotenv import dotenv_values
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
@@ -22,97 +19,24 @@ from pydantic import (
     model_validator,
 )
 
+from backend.forms import (
+    BaseUrl,
+    BaseUrls,
+    CommaList,
+    HttpVersion,
+    HttpVersions,
+    Method,
+    PortRange,
+    Seconds,
+    address,
+    check_pair,
+)
+
 PREFIX = "GATEWAY_"
 
 
 class SettingsError(Exception):
     """Every bad setting at once, one line each: name, problem, allowed form; never a secret value."""
-
-
-def _base_url(value: object) -> str:
-    text = str(value).strip().rstrip("/")
-    parts = urlsplit(text)
-    plain = re.fullmatch(r"[\x21-\x7e]+", text)
-    if not plain or parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("needs the form http://host:port")
-    if parts.query or parts.fragment or parts.username or parts.password:
-        raise ValueError("carries neither query, fragment nor credentials")
-    _ = parts.port  # raises ValueError for a port that is no port
-    return text
-
-
-def _base_urls(value: object) -> tuple[str, ...]:
-    items = value if isinstance(value, list | tuple) else str(value).split(",")
-    urls = tuple(_base_url(item) for item in items if str(item).strip())
-    if not urls:
-        raise ValueError("needs at least one http://host:port")
-    if len({urlsplit(url).path for url in urls}) > 1:
-        raise ValueError("needs one and the same path behind every http://host:port")
-    return urls
-
-
-def _port_range(value: object) -> tuple[int, int]:
-    if isinstance(value, tuple):
-        return value
-    match = re.fullmatch(r"\s*(\d{1,5})(?:\s*-\s*(\d{1,5}))?\s*", str(value))
-    if match is None:
-        raise ValueError("needs the form 8615-8714")
-    first = int(match[1])
-    last = int(match[2] or match[1])
-    if not 1 <= first <= last <= 65535:
-        raise ValueError("needs ports from 1 to 65535, the lower one first")
-    return first, last
-
-
-def _comma_list(value: object) -> tuple[str, ...]:
-    items = value if isinstance(value, list | tuple) else str(value).split(",")
-    return tuple(str(item).strip() for item in items if str(item).strip())
-
-
-def _http_versions(value: object) -> tuple[tuple[str, str], ...]:
-    if isinstance(value, tuple):
-        return value
-    pairs = []
-    for item in _comma_list(value):
-        address, equals, version = item.rpartition("=")
-        if not equals or version not in get_args(HttpVersion):
-            raise ValueError("needs the form http://host:port=2, with auto, 1.1 or 2 behind the =")
-        pairs.append((_base_url(address), version))
-    return tuple(pairs)
-
-
-def _address(url: str) -> tuple[str, str | None, int]:
-    """Take apart what two spellings of the same upstream have in common."""
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
-
-
-def _check_pair(cert: Path, key: Path) -> None:
-    """Load a certificate and its key as a server will, so that what is wrong is told before it serves."""
-
-    def no_passphrase() -> str:  # without it OpenSSL would ask at the terminal
-        raise ValueError("GATEWAY_TLS_KEY: needs a key without a passphrase")
-
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, no_passphrase)
-    except ssl.SSLError as exc:
-        if exc.reason == "KEY_VALUES_MISMATCH":
-            problem = "needs the key that belongs to the certificate"
-        else:
-            problem = f"needs a PEM certificate chain and a PEM private key ({exc.reason or exc.strerror})"
-        raise ValueError(f"GATEWAY_TLS_CERT and GATEWAY_TLS_KEY: {problem}") from exc
-    except OSError as exc:
-        raise ValueError(f"GATEWAY_TLS_CERT and GATEWAY_TLS_KEY: cannot be read ({exc.strerror})") from exc
-
-
-HttpVersion = Literal["auto", "1.1", "2"]
-BaseUrl = Annotated[str, BeforeValidator(_base_url)]
-BaseUrls = Annotated[tuple[str, ...], BeforeValidator(_base_urls)]
-PortRange = Annotated[tuple[int, int], BeforeValidator(_port_range)]
-CommaList = Annotated[tuple[str, ...], BeforeValidator(_comma_list)]
-HttpVersions = Annotated[tuple[tuple[str, HttpVersion], ...], BeforeValidator(_http_versions)]
-Seconds = Annotated[float, Field(gt=0, le=86_400)]
-Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
 class Mount(BaseModel):
@@ -299,14 +223,14 @@ class Settings(BaseModel):
         if (self.gateway_tls_cert is None) != (self.gateway_tls_key is None):
             raise ValueError("GATEWAY_TLS_CERT and GATEWAY_TLS_KEY: needs both or neither")
         if self.gateway_tls_cert is not None and self.gateway_tls_key is not None:
-            _check_pair(self.gateway_tls_cert, self.gateway_tls_key)
+            check_pair(self.gateway_tls_cert, self.gateway_tls_key)
         return self
 
     @model_validator(mode="after")
-    def _one_version_an_address(self) -> Self:
+    def _one_version_anaddress(self) -> Self:
         chosen: dict[object, str] = {}
         for url, version in self._chosen_versions():
-            if chosen.setdefault(_address(url), version) != version:
+            if chosen.setdefault(address(url), version) != version:
                 raise ValueError(
                     f"GATEWAY_HTTP_VERSIONS and GATEWAY_MOUNTS: need one HTTP version for all of {url}"
                 )
@@ -322,8 +246,8 @@ class Settings(BaseModel):
 
     def http_version_of(self, url: str) -> HttpVersion:
         """Return the HTTP version for an upstream's address, the path of which does not matter."""
-        chosen = {_address(known): version for known, version in self._chosen_versions()}
-        return chosen.get(_address(url), self.upstream_http_version)
+        chosen = {address(known): version for known, version in self._chosen_versions()}
+        return chosen.get(address(url), self.upstream_http_version)
 
     @property
     def loopback(self) -> bool:
