@@ -226,11 +226,17 @@ class Exchange:
         self.began = time.perf_counter()
         self._task = asyncio.current_task()
         self._deadline: Deadline | None = None
-        self._patrol = Patrol.here()
-        self._patrol.add(self)
         self._context: Context | None = None
         self.made: list[GatewayResponse] = []
         self._answer: GatewayResponse | None = None
+        self._patrol: Patrol | None = None
+        # A server that tells of departures spares the exchange a watcher of its own.
+        when_left: Callable[[Callable[[], None]], None] | None = scope.get("extensions", {}).get("departure")
+        if when_left is not None:
+            when_left(self._departed)
+        else:
+            self._patrol = Patrol.here()
+            self._patrol.add(self)
 
     @property
     def seconds(self) -> float:
@@ -239,7 +245,8 @@ class Exchange:
     def finish(self) -> None:
         if self.body.gone and not self.complete:
             self.client_gone = True  # whoever read the body found out
-        self._patrol.drop(self)
+        if self._patrol is not None:
+            self._patrol.drop(self)
         if self._deadline is not None:
             self._deadline.close()
         self.body.close()
@@ -248,6 +255,10 @@ class Exchange:
         """From now on notice that the client leaves; True while the body's reader may need a stand-in."""
         self.body.watch()
         return not self.body.ended and not self.body.gone
+
+    def _departed(self) -> None:
+        self.body.gone = True
+        self._client_left()
 
     def _client_left(self) -> None:
         if self.complete:

@@ -24,6 +24,7 @@ class Call:
         "_answer",
         "_connection",
         "_must_continue",
+        "_on_left",
         "_request",
         "_told_end",
         "_unread",
@@ -40,6 +41,7 @@ class Call:
         self._unread: bytes | bytearray = b""
         self._told_end = False
         self._waiter: asyncio.Future[None] | None = None
+        self._on_left: Callable[[], None] | None = None
         self._answer: Answer | None = None
         self._unsent_head = b""
         self.ended = request.length == 0  # the request body has arrived
@@ -84,7 +86,8 @@ class Call:
             "client": connection.client,
             "server": connection.address,
             "state": connection.server.state.copy(),
-            "extensions": {},
+            # An application that is told of a departure need not wait for it in `receive`.
+            "extensions": {"departure": self.when_left},
         }
 
     def _left_undone(self) -> None:
@@ -115,7 +118,22 @@ class Call:
         """Nobody waits for more of this call: the answer is whole, or the client is gone."""
         self.over = True
         self._unread = b""
+        self._on_left = None
         self._wake()
+
+    def leave(self) -> None:
+        """The client has left before it had the whole answer."""
+        tell = self._on_left
+        self.end()
+        if tell is not None:
+            tell()
+
+    def when_left(self, tell: Callable[[], None]) -> None:
+        """Call `tell` when the client leaves; never once the answer is whole."""
+        if self.over:
+            tell()
+        else:
+            self._on_left = tell
 
     async def receive(self) -> Message:
         """Return what has arrived of the body, its end, or that the client left, as soon as it did."""

@@ -285,7 +285,7 @@ class Connection(asyncio.Protocol):
     def _client_left(self) -> None:
         call, self._call = self._call, None
         if call is not None:
-            call.end()
+            call.leave()
 
     def __repr__(self) -> str:
         state = "closing" if self.closing else "busy" if self._call is not None else "idle"

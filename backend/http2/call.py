@@ -1,7 +1,7 @@
 """One request of an HTTP/2 connection as the application sees it: ASGI messages in and out."""
 
 import asyncio
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import Any, Protocol
 from urllib.parse import unquote
 
@@ -41,6 +41,8 @@ class Call:
         self._ended = False
         self._end_told = False
         self._gone = False
+        self._on_left: Callable[[], None] | None = None
+        scope["extensions"]["departure"] = self.when_left
         self._news: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
         self._expects = any(name == b"expect" for name, _ in scope["headers"])
@@ -64,6 +66,14 @@ class Call:
         self._arrived.clear()
         _wake(self._news)
         _wake(self._room)
+        if self._on_left is not None and not self.complete:
+            self._on_left()
+
+    def when_left(self, tell: Callable[[], None]) -> None:
+        """Call `tell` when the client leaves before it has the whole answer."""
+        self._on_left = tell
+        if self._gone:
+            tell()
 
     def drained(self) -> None:
         """All that was to be sent is on its way."""
@@ -138,6 +148,8 @@ class Call:
 
     def finish(self) -> None:
         """End the stream after the application has: an unfinished answer never looks whole."""
+        self._on_left = None
+        self.scope["extensions"].clear()  # it knows this call: nothing may go round in circles
         if self._gone or self.complete:
             return
         if self._status is None:

@@ -101,12 +101,13 @@ async def closed(caller: Caller) -> bytes:
 
 
 @pytest.mark.asyncio
-async def test_scope_is_the_one_that_hypercorn_makes() -> None:
+async def test_scope_is_the_one_that_hypercorn_makes_and_tells_of_departures() -> None:
     app = App(echo)
     async with served(app, root_path="/r") as port, calling(port) as caller:
         await caller.ask(b"/a%20b/%C3%A9?q=%20", (b"X-B", b"2"))
         await caller.reply()
         client = caller.writer.get_extra_info("sockname")
+    assert callable(app.scopes[0]["extensions"].pop("departure"))
     assert app.scopes == [
         {
             "type": "http",
@@ -125,6 +126,31 @@ async def test_scope_is_the_one_that_hypercorn_makes() -> None:
             "extensions": {},
         }
     ]
+
+
+@pytest.mark.asyncio
+async def test_an_application_is_told_at_once_that_its_client_left_and_never_of_a_whole_answer() -> None:
+    told: list[str] = []
+
+    async def waits(app: App, receive: Any, send: Any) -> None:
+        scope = app.scopes[-1]
+        path = scope["path"]
+        scope["extensions"]["departure"](lambda: told.append(path))
+        if path == "/answered":
+            await echo(app, receive, send)
+        else:
+            await asyncio.sleep(30)
+
+    async with served(App(waits)) as port:
+        async with calling(port) as caller:
+            await caller.ask(b"/answered")
+            await caller.reply()
+        async with calling(port) as caller:
+            await caller.ask(b"/waiting")
+            await asyncio.sleep(0.1)
+            assert told == []
+            caller.writer.transport.abort()
+        await until(lambda: told == ["/waiting"])
 
 
 @pytest.mark.asyncio
@@ -464,6 +490,7 @@ async def test_accepted_sockets_send_at_once_and_probe_silent_clients() -> None:
     options: list[tuple[int, int]] = []
 
     async def look(app: App, receive: Any, send: Any) -> None:
+        gc.collect()  # those of other tests
         (connection,) = [thing for thing in gc.get_objects() if isinstance(thing, Connection)]
         sock = socket.socket(fileno=socket.dup(connection.fileno))
         options.append(
