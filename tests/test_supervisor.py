@@ -222,7 +222,7 @@ async def test_a_hanging_call_keeps_no_worker_whose_supervisor_was_killed(
 @BOTH
 @pytest.mark.asyncio
 async def test_several_workers_finish_their_calls_after_sigterm(tmp_path: Path, server: str) -> None:
-    async with worker_demo(tmp_path, server, "--demo-latency=2") as world:
+    async with worker_demo(tmp_path, server, "--demo-latency=8", GATEWAY_DRAIN_SECONDS="60") as world:
         await serving(world.gateway)
         calls = [asyncio.create_task(world.preview()) for _ in range(100)]
         await world.until_open(100)
@@ -292,7 +292,7 @@ async def test_a_signal_of_the_terminal_finishes_the_calls_and_leaves_no_process
     tmp_path: Path, options: list[str], number: signal.Signals
 ) -> None:
     """Ctrl-C, or the window closed: every process of the group gets it, not only the first."""
-    async with demo(tmp_path, "--demo-latency=1.5", *options) as world:
+    async with demo(tmp_path, "--demo-latency=4", *options, GATEWAY_DRAIN_SECONDS="60") as world:
         calls = [asyncio.create_task(world.preview()) for _ in range(10)]
         await world.until_open(10)
         everyone = everybody(world.gateway)
