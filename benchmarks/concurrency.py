@@ -31,6 +31,8 @@ HTTP1_LIMITS: Mapping[int, Limit] = {
     5000: at_most(5.5, 4.2, "s"),
 }
 HTTP2_LIMITS: Mapping[int, Limit] = {1000: at_most(4, 3.4, "s")}
+# Of calls of another length: so much longer than one call.
+SHORT_LIMITS: Mapping[tuple[float, int], Limit] = {(1.0, 500): at_most(1.4, 1.2, "s")}
 HTTP2_USERS = 1000
 MEMORY_LIMITS: Mapping[int, Limit] = {5000: at_most(80, 40, "KB")}
 KILOBYTE = 1024
@@ -55,6 +57,12 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = command.parser("benchmarks.concurrency", "Measure calls that wait together.")
     parser.add_argument("--users", type=_users, default=(10, 100, 1000, 5000), metavar="N,...")
     parser.add_argument("--rounds", type=command.whole(1, 20), default=1, metavar="N")
+    parser.add_argument(
+        "--seconds", type=command.between(0.1, 30), default=CALL_SECONDS, metavar="S", help="length of a call"
+    )
+    parser.add_argument(
+        "--http2", action="store_true", help="only an HTTP/2 upstream, which allows 100 calls a connection"
+    )
     parser.add_argument("--server", choices=gateway.SERVERS, help="this one alone")
     return parser.parse_args(arguments)
 
@@ -71,7 +79,7 @@ def main(asked: argparse.Namespace, folder: Path) -> int:
     machine = described(VERSIONS)
     os.sched_setaffinity(0, {cores.load})
     steps = list(climbed(asked, folder, cores))
-    tables = (_waits(steps), _memory(steps))
+    tables = (_waits(steps, asked.seconds), _memory(steps))
     notes = [
         f"Rounds: {asked.rounds}, each step with a freshly started gateway of its own. Memory is the highest "
         "that was resident, less what was before the connections came, by call."
@@ -86,15 +94,15 @@ def main(asked: argparse.Namespace, folder: Path) -> int:
 def climbed(asked: argparse.Namespace, folder: Path, cores: Cores) -> Iterator[Step]:
     servers = [asked.server] if asked.server else list(gateway.SERVERS)
     account = gateway.Account.made(folder)
-    with upstream.served(folder, cores.load, CALL_SECONDS) as slow:
-        for _ in range(asked.rounds):
-            for calls in asked.users:
-                for server in servers:
-                    yield measured(server, "HTTP/1.1", calls, slow, account, folder, cores)
-        if HTTP2_USERS in asked.users:
-            with nginx.http2(folder, cores.load, slow) as door:
-                for server in servers * asked.rounds:
-                    yield measured(server, "HTTP/2", HTTP2_USERS, door, account, folder, cores)
+    with upstream.served(folder, cores.load, asked.seconds) as slow:
+        for calls in () if asked.http2 else asked.users * asked.rounds:
+            for server in servers:
+                yield measured(server, "HTTP/1.1", calls, slow, account, folder, cores)
+        with nginx.http2(folder, cores.load, slow) as door:
+            for calls in asked.users * asked.rounds:
+                if asked.http2 or calls == HTTP2_USERS:
+                    for server in servers:
+                        yield measured(server, "HTTP/2", calls, door, account, folder, cores)
 
 
 def measured(
@@ -133,14 +141,16 @@ def _run(address: tuple[str, int], request: bytes, calls: int) -> Wave:
         return runner.run(together(address, request, calls))
 
 
-def _waits(steps: Sequence[Step]) -> report.Table:
+def _waits(steps: Sequence[Step], call_seconds: float) -> report.Table:
     rows = []
     for (server, protocol, calls), found in _grouped(steps).items():
-        limit = (HTTP2_LIMITS if protocol == "HTTP/2" else HTTP1_LIMITS).get(calls)
+        usual = HTTP2_LIMITS if protocol == "HTTP/2" else HTTP1_LIMITS
+        known = call_seconds == CALL_SECONDS
+        limit = usual.get(calls) if known else SHORT_LIMITS.get((call_seconds, calls))
         said = Spread.of([step.seconds for step in found])
         rows.append((server, protocol, f"{calls:,}", *_judged(said, limit, "s")))
     columns = ("server", "upstream", "calls at once", "at least", "goal", "last answer after", "rounds", "")
-    return report.Table(f"Calls of {CALL_SECONDS:g} s", columns, tuple(rows), left=2)
+    return report.Table(f"Calls of {call_seconds:g} s", columns, tuple(rows), left=2)
 
 
 def _memory(steps: Sequence[Step]) -> report.Table:

@@ -263,6 +263,7 @@ def test_markdown_has_a_cell_for_every_column() -> None:
 
 def test_unknown_cases_and_unbounded_loads_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert table_options(["--only", "small, latency"]).only == ("small", "latency")
+    assert concurrency_options(["--http2", "--seconds", "1"]).seconds == 1
     assert concurrency_options(["--users", "100,10,100"]).users == (10, 100)
     for bad in (["--only", "fast"], ["--rounds", "0"], ["--seconds", "1e9"], ["--seconds", "nan"]):
         with pytest.raises(SystemExit, match="2"):

@@ -100,7 +100,7 @@ def test_settings_page_is_up_to_date() -> None:
 
 
 def test_every_setting_is_on_the_settings_page() -> None:
-    listed = re.findall(r"^\| `([A-Z_]+)` \|", document_settings.page(), re.M)
+    listed = re.findall(r"^\| `([A-Z0-9_]+)` \|", document_settings.page(), re.M)
     assert listed == [name.upper() for name in Settings.model_fields]
 
 

@@ -624,8 +624,9 @@ async def test_failed_and_dropped_calls_leave_room_for_all_others(transport: str
                 call.cancel()
             await asyncio.gather(*calls, return_exceptions=True)
             assert client.slots.in_use == 0
-            answers = await asyncio.gather(*(door.fetch(peer.url, b"/ok") for _ in range(20)))
-            assert {body for _, _, body in answers} == {b"ok"}
+            for _ in range(4):
+                answers = await asyncio.gather(*(door.fetch(peer.url, b"/ok") for _ in range(5)))
+                assert {body for _, _, body in answers} == {b"ok"}
 
 
 async def test_cancel_storm_leaves_the_pool_usable(door: Door, start: Callable) -> None:
