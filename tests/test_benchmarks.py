@@ -8,16 +8,21 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import machine, report
+from benchmarks import bad_peers, machine, report, watch
+from benchmarks.bad_peers import KINDS, NAMED, Visitor
 from benchmarks.cases import CASES, GROUPS, Compare, Results, chosen, plan
 from benchmarks.concurrency import Step
 from benchmarks.concurrency import options as concurrency_options
+from benchmarks.crowds import Burden
+from benchmarks.crowds import options as crowds_options
 from benchmarks.figures import Spread, at_most, differences, percentile, ratios, times
+from benchmarks.leavers import Left
 from benchmarks.measures import Kind, Measure
 from benchmarks.processes import Failure, environment, running
 from benchmarks.soak import Soaked, State
@@ -293,6 +298,79 @@ def test_no_setting_of_the_caller_reaches_a_gateway(monkeypatch: pytest.MonkeyPa
 def test_a_step_is_what_its_json_says() -> None:
     step = Step("granian", "HTTP/1.1", 10, 3.02, 12.5)
     assert json.loads(json.dumps(step.__dict__)) == step.__dict__
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_every_bad_peer_has_something_to_say_or_is_silent(kind: bad_peers.Kind) -> None:
+    said = kind.says(Visitor("127.0.0.1:1", {"Authorization": "Bearer t"}))
+    assert bool(said) == (kind.name != "silent")
+    assert said.startswith(b"PRI * HTTP/2.0") == kind.name.startswith("h2-")
+    if kind.calls:
+        assert b"127.0.0.1:1" in said or kind.name.startswith("h2-")
+
+
+def burden(**over: Any) -> Burden:
+    state = watch.State(resident_mb=60, files=30, threads=10, calls=0)
+    values = {"server": "granian", "kind": NAMED["idle"], "peers": 2, "places": 1000, "settled": 0.1}
+    seconds = {"health": 0.1, "other": 0.1, "same": 9.0, "healthy_after": 0.1, "returned_after": 0.1}
+    rest = {"peer_kilobytes": 20, "lasted": [15.0, 15.9], "before": state, "after": state}
+    return Burden(**(values | seconds | rest | over))
+
+
+@pytest.mark.parametrize(
+    ("over", "failings"),
+    [
+        ({}, []),
+        ({"health": 2.1}, ["slow"]),
+        ({"other": float("inf")}, ["slow"]),
+        ({"lasted": [15.0]}, ["not closed"]),
+        ({"lasted": [15.0, 16.1]}, ["closed late"]),
+        ({"kind": NAMED["event-stream"], "lasted": []}, []),
+        ({"healthy_after": 2.1}, ["slow afterwards"]),
+        ({"after": watch.State(60, 35, 10, 1)}, ["calls left", "files left"]),
+        ({"after": watch.State(900, 34, 51, 0)}, ["threads left"]),
+    ],
+)
+def test_a_crowd_that_others_notice_falls_short(over: dict[str, Any], failings: list[str]) -> None:
+    assert burden(**over).failings == failings
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told", "alarms", "verdict"),
+    [(1.0, 100, 0, "ok"), (1.1, 100, 0, "short"), (0.1, 99, 0, "short"), (0.1, 100, 1, "short")],
+)
+def test_leavers_are_forgotten_in_time_and_without_alarm(
+    seconds: float, told: int, alarms: int, verdict: str
+) -> None:
+    assert Left("granian", "HTTP/1.1", "amid the answer", seconds, told, alarms).verdict == verdict
+
+
+def test_crowds_are_chosen_by_name_and_bounded() -> None:
+    assert crowds_options(["--only", "idle, leavers"]).only == ("idle", "leavers")
+    assert crowds_options([]).count == 200
+    for bad in (["--only", "nice"], ["--count", "100000"], ["--count", "0"]):
+        with pytest.raises(SystemExit, match="2"):
+            crowds_options(bad)
+
+
+def test_a_crowd_is_measured_and_reported(tmp_path: Path) -> None:
+    if reason := _ready_for_a_run():
+        pytest.skip(reason)
+    raw = tmp_path / "raw.json"
+    command = [sys.executable, "-m", "benchmarks.crowds", "--count=5", "--server=hypercorn", f"--json={raw}"]
+    ran = subprocess.run(
+        [*command, "--only=garbage,silent-upstream"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=SMOKE_SECONDS,
+        check=False,
+    )
+    assert ran.returncode in (0, 1), ran.stderr  # on a busy machine a call may be slow
+    assert "| hypercorn | 5 × garbage |" in ran.stdout
+    garbage, silent = json.loads(raw.read_text())["crowds"]
+    assert (garbage["kind"], len(garbage["lasted"])) == ("garbage", 5)
+    assert (silent["kind"], silent["lasted"], silent["after"]["calls"]) == ("silent-upstream", [], 0)
 
 
 @pytest.mark.skipif(machine.tool("setpriv") is None, reason="apt-get install util-linux")
