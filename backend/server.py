@@ -29,9 +29,6 @@ http2.install()
 BACKLOG = 4096
 # Idle connections hold descriptors; closing them early only costs a browser a new handshake.
 KEEP_ALIVE_SECONDS = 15.0
-# The kernel ends a connection whose client takes nothing for so long: neither server does by itself once an
-# answer is in its buffers. Longer than an exchange waits for such a client.
-UNTAKEN_SECONDS = 75.0
 # Hypercorn closes a connection after 1,000 requests unless told otherwise, amid a busy client's work.
 REQUESTS_PER_CONNECTION = 1_000_000
 # Streams of one HTTP/2 connection; long calls of one browser tab or one proxy in front.
