@@ -77,10 +77,18 @@ class Kind:
     # How many calls to the upstream each holds open.
     calls: int = 0
     closed_by: float | None = None
+    # Idle counts from the answer to what it said.
+    answered: bool = False
 
 
 KINDS: Sequence[Kind] = (
-    Kind("idle", "idle after a call", lambda to: to.request("/api/ping"), closed_by=CLOSED_SECONDS),
+    Kind(
+        "idle",
+        "idle after a call",
+        lambda to: to.request("/api/ping"),
+        closed_by=CLOSED_SECONDS,
+        answered=True,
+    ),
     Kind("silent", "connects and says nothing", lambda to: b"", closed_by=CLOSED_SECONDS),
     Kind(
         "half-head", "half a request head", lambda to: to.request("/api/ping")[:-2], closed_by=CLOSED_SECONDS
@@ -143,21 +151,21 @@ NAMED: Mapping[str, Kind] = {kind.name: kind for kind in KINDS}
 class Peer(asyncio.Protocol):
     """One of a crowd: says its piece and then keeps to its kind."""
 
-    def __init__(self, says: bytes, *, reads: bool) -> None:
+    def __init__(self, kind: Kind, says: bytes) -> None:
+        self._kind = kind
         self._says = says
-        self._reads = reads
-        self.received = 0
         self.began = time.monotonic()
         self.ended: float | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's derives from no class of asyncio
-        if not self._reads:
+        if not self._kind.reads:
             self._transport.pause_reading()
         self._transport.write(self._says)
 
     def data_received(self, data: bytes) -> None:
-        self.received += len(data)
+        if self._kind.answered:
+            self.began = time.monotonic()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.ended = time.monotonic()
@@ -202,7 +210,7 @@ async def _connected(address: Address, kind: Kind, says: bytes) -> Peer:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
     try:
         await loop.sock_connect(sock, address)
-        _, peer = await loop.create_connection(lambda: Peer(says, reads=kind.reads), sock=sock)
+        _, peer = await loop.create_connection(lambda: Peer(kind, says), sock=sock)
     except OSError as error:
         sock.close()
         raise Failure(f"no connection for a peer ({kind.name}): {error}") from error
