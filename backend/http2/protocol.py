@@ -79,6 +79,7 @@ class Http2Protocol:
         self._task_group.spawn(self._write)
         self.flush()
         self._time_heads()
+        await self._send(Updated(idle=True))  # the preface looked like a request
 
     async def handle(self, event: Event) -> None:
         if isinstance(event, Closed):
