@@ -10,7 +10,8 @@ from backend import server
 from backend.app import Application, create_app
 from backend.config import Settings, SettingsError, export, load
 from backend.demo.session import DEMO_ACCOUNTS, DemoError, DemoSession, prepare_accounts
-from backend.exchange import Receive, Scope, Send
+from backend.exchange import Send
+from backend.request_body import Receive, Scope
 
 
 @cache

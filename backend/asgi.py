@@ -17,7 +17,8 @@ from flask import Flask, Request
 from werkzeug.routing import MapAdapter
 
 from backend import switch
-from backend.exchange import CURRENT, SEND_STALL_SECONDS, Exchange, Receive, RequestBody, Scope, Send
+from backend.exchange import CURRENT, SEND_STALL_SECONDS, Exchange, Send
+from backend.request_body import Receive, RequestBody, Scope
 from backend.responses import EXCHANGE, GatewayResponse
 from backend.routing import Matches, NoSession
 from backend.services.threads import Threads

@@ -12,7 +12,8 @@ from flask import Response, request, stream_with_context
 from backend.asgi import GatewayFlask
 from backend.context import inbound
 from backend.errors import ClientGone, GatewayError, UpstreamBroken
-from backend.exchange import AHEAD_BYTES, LOOK_SECONDS, RequestBody
+from backend.patrol import LOOK_SECONDS
+from backend.request_body import AHEAD_BYTES, RequestBody
 from backend.responses import GatewayResponse, StreamedResponse
 from tests.support.bridge import (
     Body,

@@ -16,7 +16,8 @@ from backend.asgi import Bridge, GatewayFlask
 from backend.clients.server import serve as serve_clients
 from backend.config import load
 from backend.cors import Cors
-from backend.exchange import Exchange, Message
+from backend.exchange import Exchange
+from backend.request_body import Message
 from backend.responses import GatewayResponse, StreamedResponse
 from backend.services.threads import Threads
 from backend.wsgi import Life
