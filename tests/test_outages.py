@@ -41,16 +41,16 @@ async def test_upstream_works_on_as_many_calls_as_it_has_places(service: Service
 async def test_upstream_fails_as_it_is_told(service: Service) -> None:
     address = ("127.0.0.1", service.port)
     service.mode = "busy"
-    assert {one.status for one in await in_turn(address, GET, 1, 0.01)} == {503}
+    assert {one.status for one in await in_turn(address, GET, 1, 0.5)} == {503}
     service.mode = "resets"
     with pytest.raises(Failure):
-        await in_turn(address, GET, 1, 0.01)
+        await in_turn(address, GET, 1, 0.5)
     await service.stop()
     with pytest.raises(Failure, match="no connection"):
-        await in_turn(address, GET, 1, 0.01)
+        await in_turn(address, GET, 1, 0.5)
     service.mode = "answers"
     await service.start()
-    assert {one.status for one in await in_turn(address, GET, 1, 0.01)} == {200}
+    assert {one.status for one in await in_turn(address, GET, 1, 0.5)} == {200}
 
 
 def told(status: int, seconds: float, *, sent: float = 0.0, head: bytes = POLITE) -> Told:
