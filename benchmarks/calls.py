@@ -47,6 +47,10 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._fail(Failure(f"the connection was closed amid a call: {exc}"))
 
+    @property
+    def closed(self) -> bool:
+        return self._transport.is_closing()
+
     def close(self) -> None:
         self._answer = None
         self._transport.abort()
@@ -159,6 +163,8 @@ async def offered(address: Address, request: bytes, rate: float, seconds: float)
     told: list[Told] = []
 
     async def one(due: float) -> None:
+        while idle and idle[-1].closed:  # a server ends connections that were idle for long
+            idle.pop()
         connection = idle.pop() if idle else await Connection.opened(address)
         sent = time.perf_counter()
         async with asyncio.timeout(PATIENCE_SECONDS):

@@ -134,14 +134,14 @@ async def measured(
         )
     await full.stop()
     await other.stop()
-    return _loaded(server, seconds, peak, rush, full.most, health, elsewhere)
+    return loaded(server, seconds, peak, rush, full.most, health, elsewhere)
 
 
 def mount(prefix: str, upstream: str, **more: object) -> dict[str, object]:
     return {"prefix": prefix, "upstream": upstream, "auth": "none", "methods": ["GET"], **more}
 
 
-def _loaded(
+def loaded(
     server: str,
     seconds: float,
     peak: Sequence[Told],

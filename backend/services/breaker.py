@@ -73,6 +73,11 @@ class Breakers:
         self._clock = clock
         self._troubled: dict[str, Breaker] = {}
 
+    @property
+    def calm(self) -> bool:
+        """Whether nothing failed lately, anywhere."""
+        return not self._troubled
+
     def admits(self, origin: str) -> bool:
         breaker = self._troubled.get(origin)
         return breaker is None or breaker.admits()

@@ -6,6 +6,7 @@ It knows upstreams, not avatars, and HTTP, not Flask.
 import asyncio
 import math
 import random
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import count, cycle, islice, repeat
@@ -168,15 +169,15 @@ class Forwarder:
         self, call: UpstreamCall, upstream: Upstream, passage: Passage = NO_CREDENTIALS
     ) -> Forwarded:
         """Attempt a prepared call until it is answered or may not be repeated."""
-        share = self._traffic_of(upstream).share
+        traffic = self._traffic_of(upstream)
 
-        async def once(origin: str, timeouts: Timeouts) -> UpstreamResponse:
+        def once(origin: str, timeouts: Timeouts) -> Awaitable[UpstreamResponse]:
             same = origin == call.origin and timeouts is call.timeouts
-            return await self._client.open(
-                call if same else replace(call, origin=origin, timeouts=timeouts), share
+            return self._client.open(
+                call if same else replace(call, origin=origin, timeouts=timeouts), traffic.share
             )
 
-        work = Work(call.method, call.timeouts, lambda: _replayable(call.body), once)
+        work = Work(call.method, call.timeouts, lambda: _replayable(call.body), once, traffic.budget)
         response, attempts = await self._attempts(upstream, work)
         headers = to_client(response.headers, passage)
         if attempts > 1:
@@ -187,12 +188,13 @@ class Forwarder:
         self, method: str, upstream: Upstream, path: str, timeouts: Timeouts, json: object = None
     ) -> Answer:
         """Make a call of the gateway's own; the answer is read whole, up to a megabyte."""
-        share = self._traffic_of(upstream).share
+        traffic = self._traffic_of(upstream)
 
-        async def once(origin: str, timeouts: Timeouts) -> Answer:
-            return await self._client.ask(method, upstream.url(origin, path), timeouts, json, share)
+        def once(origin: str, timeouts: Timeouts) -> Awaitable[Answer]:
+            return self._client.ask(method, upstream.url(origin, path), timeouts, json, traffic.share)
 
-        answer, attempts = await self._attempts(upstream, Work(method, timeouts, lambda: True, once))
+        work = Work(method, timeouts, lambda: True, once, traffic.budget)
+        answer, attempts = await self._attempts(upstream, work)
         return replace(answer, attempts=attempts) if attempts > 1 else answer
 
     async def probe(self, upstream: Upstream, path: str, timeouts: Timeouts) -> Answer:
@@ -219,7 +221,7 @@ class Forwarder:
         return traffic
 
     async def _attempts(self, upstream: Upstream, work: "Work[T]") -> tuple[T, int]:
-        self._traffic_of(upstream).budget.earn()
+        work.budget.earn()
         work.turns = upstream.in_turn()
         origin = self._admitted(upstream, work.turns)
         if origin is None:
@@ -252,7 +254,7 @@ class Forwarder:
             return None
         # Nobody has more to do for a call that reached nobody and goes to another address.
         free = isinstance(outcome, UpstreamError) and not outcome.sent and origin not in work.asked
-        return (origin, pause) if free or self._traffic_of(upstream).budget.spend() else None
+        return (origin, pause) if free or work.budget.spend() else None
 
     async def _attempt(self, origin: str, timeouts: Timeouts, work: "Work[T]") -> T | UpstreamError:
         """Make one attempt, and let the breaker know how it went."""
@@ -268,6 +270,8 @@ class Forwarder:
 
     def _admitted(self, upstream: Upstream, turns: Iterator[str]) -> str | None:
         """Return the next address that calls may go to."""
+        if self._breakers.calm:
+            return next(turns)
         for origin in islice(turns, len(upstream.origins)):
             if self._breakers.admits(origin):
                 return origin
@@ -286,14 +290,15 @@ class Work(Generic[T]):
     timeouts: Timeouts
     replayable: Callable[[], bool]
     once: Callable[[str, Timeouts], Awaitable[T]]
-    turns: Iterator[str] = field(default_factory=lambda: iter(()))
+    budget: RetryBudget
+    turns: Iterator[str] = iter(())  # noqa: RUF009 - it is empty
     asked: list[str] = field(default_factory=list)
-    began: float = field(default_factory=lambda: asyncio.get_running_loop().time())
+    began: float = field(default_factory=time.monotonic)
 
     @property
     def seconds(self) -> float:
         """How long it has been under way."""
-        return asyncio.get_running_loop().time() - self.began
+        return time.monotonic() - self.began
 
 
 def _pause_before_another(outcome: Answered | UpstreamError, attempt: Attempt) -> float | None:

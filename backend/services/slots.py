@@ -85,7 +85,8 @@ class Share:
 
     async def acquire(self) -> None:
         """Take a place for one call. Raises Overloaded."""
-        await self._unanswered.acquire()
+        if not self._unanswered.take():
+            await self._unanswered.acquire()
         if self.in_flight >= self._most or not self._everyone.take():
             self._unanswered.release()
             raise Overloaded

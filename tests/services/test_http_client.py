@@ -3,6 +3,8 @@
 import asyncio
 import gzip
 import json
+import tracemalloc
+import zlib
 from collections.abc import AsyncIterator
 
 import httpx
@@ -113,6 +115,26 @@ async def test_answer_that_is_not_packed_as_it_says_makes_no_sense(client: HttpC
     async with Peer(script) as peer:
         with pytest.raises(UpstreamGarbage):
             await client.ask("GET", peer.url, GENEROUS)
+
+
+@pytest.mark.parametrize("packing", ["gzip", "deflate", "br", "gzip, gzip"])
+async def test_answer_that_unpacks_to_far_more_than_expected_makes_no_sense(
+    client: HttpClient, packing: str
+) -> None:
+    """A hundred megabytes of zeros are a hundred kilobytes on the wire."""
+    huge = bytes(100 << 20)
+    packed = zlib.compress(huge) if packing == "deflate" else gzip.compress(huge)
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.reply(packed, (b"Content-Encoding", packing.encode()))
+
+    async with Peer(script) as peer:
+        tracemalloc.start()
+        with pytest.raises(UpstreamGarbage):
+            await client.ask("GET", peer.url, GENEROUS)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 8 << 20
 
 
 async def test_cut_answer_is_an_error_not_half_an_answer(client: HttpClient) -> None:

@@ -1,6 +1,7 @@
 """The table of lying upstreams against each transport, below everything else."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 
 import pytest
@@ -10,7 +11,7 @@ from backend.errors import GatewayError
 from backend.services.http_client import HttpClient
 from backend.services.policies import Timeouts
 
-from ..support.attacks import ATTACKS, SAMPLE_BODY, SAMPLES, Attack, says
+from ..support.attacks import ATTACKS, OK, SAMPLE_BODY, SAMPLES, Attack, says
 from ..support.peer import Peer
 from ..support.upstream import Door, client_of
 
@@ -79,3 +80,28 @@ async def test_cut_answer_never_passes_for_whole(client: HttpClient, framing: st
             unseen = framing == "end" and end == "close" and length >= head
             assert told.startswith("whole") == unseen, (length, told)
         assert await outcome(client, peer, Attack(says(sample))) == f"whole: {SAMPLE_BODY!r}"
+
+
+async def test_answer_that_lies_unread_in_the_socket_is_nobodys() -> None:
+    """The loop had no turn to read it before the connection is wanted again."""
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+        async def answered(content: bytes) -> tuple[bytes, socket.socket]:
+            call = asyncio.create_task(Door("open", client).fetch(url, timeouts=LIMITS))
+            await asyncio.sleep(0)
+            connection, _ = await loop.sock_accept(listener)
+            await loop.sock_recv(connection, 65536)
+            await loop.sock_sendall(connection, OK + b"Content-Length: %d\r\n\r\n" % len(content) + content)
+            return (await call)[2], connection
+
+        async with client_of("direct") as client:
+            first, poisoned = await answered(b"first")
+            poisoned.send(OK + b"Content-Length: 4\r\n\r\nevil")
+            async with asyncio.timeout(10):
+                second, other = await answered(b"second")
+            assert (first, second) == (b"first", b"second")
+            poisoned.close()
+            other.close()

@@ -1,0 +1,83 @@
+"""The benchmarks of overload and outage: their upstream, their arithmetic."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from benchmarks.calls import Told, in_turn, offered
+from benchmarks.outage import options as outage_options
+from benchmarks.overload import Loaded, loaded
+from benchmarks.overload import options as overload_options
+from benchmarks.processes import Failure
+from benchmarks.service import Service
+from benchmarks.stream import head
+
+GET = head("GET", "/x", "here", {})
+POLITE = b"HTTP/1.1 503 Busy\r\nRetry-After: 1"
+
+
+@pytest_asyncio.fixture
+async def service() -> AsyncIterator[Service]:
+    opened = Service(places=2, seconds=0.05)
+    await opened.start()
+    yield opened
+    await opened.stop()
+
+
+@pytest.mark.asyncio
+async def test_upstream_works_on_as_many_calls_as_it_has_places(service: Service) -> None:
+    began = asyncio.get_running_loop().time()
+    told = await offered(("127.0.0.1", service.port), GET, 1000, 0.01)
+    assert asyncio.get_running_loop().time() - began >= 0.2
+    assert [one.status for one in told] == [200] * 10
+    assert service.asked == 10
+    assert 2 < service.most <= 10
+    assert service.here == 0
+
+
+@pytest.mark.asyncio
+async def test_upstream_fails_as_it_is_told(service: Service) -> None:
+    address = ("127.0.0.1", service.port)
+    service.mode = "busy"
+    assert {one.status for one in await in_turn(address, GET, 1, 0.5)} == {503}
+    service.mode = "resets"
+    with pytest.raises(Failure):
+        await in_turn(address, GET, 1, 0.5)
+    await service.stop()
+    with pytest.raises(Failure, match="no connection"):
+        await in_turn(address, GET, 1, 0.5)
+    service.mode = "answers"
+    await service.start()
+    assert {one.status for one in await in_turn(address, GET, 1, 0.5)} == {200}
+
+
+def told(status: int, seconds: float, *, sent: float = 0.0, head: bytes = POLITE) -> Told:
+    return Told(sent, seconds, status, head)
+
+
+def verdicts(found: Loaded) -> dict[str, str]:
+    return {what.split(",")[0].split(" of ")[0]: limit.verdict(value) for what, value, limit in found.lines()}
+
+
+def test_rush_is_judged_by_what_was_accepted_and_how_the_rest_was_told() -> None:
+    peak = [told(200, 0.4, sent=n / 20) for n in range(80)]
+    good = [told(200, 0.6, sent=n / 20) for n in range(80)]
+    rest = [told(503, 0.01) for _ in range(240)]
+    fine = loaded("x", 4.0, peak, [*good, *rest], 8, peak[:1], peak[:1])
+    assert fine.peak == 20
+    assert (fine.p99, fine.peak_p99, fine.refused) == (600, 400, 240)
+    assert fine.goodput == pytest.approx(80 / (79 / 20 + 0.6))
+    assert (fine.told_when, fine.shed_p99) == (1.0, 10)
+    rude = loaded("x", 4.0, peak, [*good, *rest, told(503, 0.2, head=b"HTTP/1.1 503 Busy")], 9, good, good)
+    assert rude.told_when < 1
+    assert verdicts(rude)["share with 503 and Retry-After"] == "short"
+    assert verdicts(rude)["calls at the upstream"] == "short"
+    nothing = loaded("x", 4.0, peak, rest, 8, peak, peak)
+    assert (nothing.goodput, nothing.p99) == (0, float("inf"))
+
+
+def test_commands_take_a_minute_by_themselves() -> None:
+    assert (overload_options([]).seconds, overload_options([]).server) == (4.0, None)
+    assert (outage_options([]).seconds, outage_options([]).server) == (30.0, "hypercorn")
