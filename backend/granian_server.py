@@ -6,7 +6,7 @@ from multiprocessing.connection import Connection
 from typing import Any, NoReturn
 
 from granian import Granian
-from granian.constants import HTTPModes, Interfaces, Loops, RuntimeModes
+from granian.constants import HTTPModes, Interfaces, Loops, RuntimeModes, SSLProtocols
 from granian.http import HTTP1Settings, HTTP2Settings
 from granian.log import LogLevels
 from granian.net import SocketHolder  # type: ignore[attr-defined]  # not said to be exported
@@ -102,4 +102,5 @@ def _granian(settings: Settings) -> _OneWorker:
         log_level=LogLevels.warning,
         ssl_cert=settings.gateway_tls_cert,
         ssl_key=settings.gateway_tls_key,
+        ssl_protocol_min=SSLProtocols.tls12,  # as on Hypercorn
     )

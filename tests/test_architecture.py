@@ -54,7 +54,7 @@ KNOWN_TO_THE_BRIDGE = {"deadline", "forwarding", "headers", "recent", "streams",
 # Third-party library -> the only modules that may import it.
 OWNERS = {
     "httpx": {"services.http_client", "services.transports"},
-    "hpack": {"http2.connection", "http2.heads", "services.http2.heads"},
+    "hpack": {"http2.blocks", "http2.heads", "services.http2.heads"},
     "httptools": {"services.http1"},
     "pyreqwest": {"services.transports"},
     "greenlet": {"switch"},

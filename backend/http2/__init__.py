@@ -1,4 +1,4 @@
-"""HTTP/2 towards clients on Hypercorn, in place of Hypercorn's own (docs/decisions/0007-http2.md).
+"""HTTP/2 towards clients on Hypercorn, in place of Hypercorn's own (docs/decisions/0010-http2.md).
 
 `frames`, `heads`, `flow`, `outbox`, `patience` and `connection` know the protocol and no socket; `call` is
 the application's side, `protocol` what Hypercorn holds.

@@ -3,10 +3,8 @@
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from hpack.exceptions import HPACKError, OversizedHeaderListError
-from hpack.hpack import Decoder
-
 from backend.http2 import frames
+from backend.http2.blocks import FieldBlock, FieldBlocks
 from backend.http2.flow import CONNECTION_WINDOW, ConnectionReceipts, Growth
 from backend.http2.frames import Code, ConnectionFault, Frame, Setting, StreamFault
 from backend.http2.heads import Malformed, Pair, RequestHead, check_trailers, encode_response, read_request
@@ -15,10 +13,8 @@ from backend.http2.patience import Patience
 
 # Ended streams whose end is remembered, to tell frames that crossed it on the way from faults.
 ENDED_REMEMBERED = 1_000
-# Frames of one head; with HPACK's whole state at stake, what is beyond costs the connection.
-HEAD_FRAMES = 32
-# A list of this many times the advertised size is still decoded: it gets a 431, and its neighbours live on.
-DECODED_TIMES = 4
+# Priorities are not kept (section 5.3 of RFC 9113), but this was a fault in RFC 7540.
+SELF_DEPENDENT = "a stream that depends on itself"
 
 
 class Request(NamedTuple):
@@ -50,8 +46,8 @@ class Connection:
         self._head_bytes = head_bytes
         self._patience = patience
         self._reader = frames.FrameReader()
-        self._decoder = Decoder(max_header_list_size=head_bytes * DECODED_TIMES)
-        self._streams: dict[int, Stream] = {}
+        self._blocks = FieldBlocks(head_bytes)
+        self.streams: dict[int, Stream] = {}
         # Ended streams, and whether by a RST_STREAM of ours; those up to `_forgotten` no longer stand here.
         self._ended: dict[int, bool] = {}
         self._forgotten = 0
@@ -63,8 +59,6 @@ class Connection:
         self._growth = Growth()
         self._initial_window = frames.DEFAULT_WINDOW
         self.outbox = Outbox(patience, self._answer_ends)
-        self._block: list[bytes] = []
-        self._block_of: Frame | None = None
         self._settled = False
         self._update_table = True
         self._events: list[Event] = []
@@ -73,7 +67,7 @@ class Connection:
 
     def __repr__(self) -> str:
         state = "failed" if self.failed else "closing" if self._last_served is not None else "open"
-        return f"<Connection {state}, {len(self._streams)} streams, {len(self.outbox)} octets to send>"
+        return f"<Connection {state}, {len(self.streams)} streams, {len(self.outbox)} octets to send>"
 
     # Receiving
 
@@ -89,11 +83,7 @@ class Connection:
     @property
     def amid_head(self) -> bool:
         """Whether something has begun to arrive that is due to be whole soon: all but a body."""
-        return self._block_of is not None or self._reader.amid_control
-
-    @property
-    def streams(self) -> int:
-        return len(self._streams)
+        return self._blocks.open or self._reader.amid_control
 
     @property
     def leaving(self) -> bool:
@@ -122,7 +112,7 @@ class Connection:
             if frame.type != frames.SETTINGS or frame.flags & frames.ACK:
                 raise ConnectionFault(Code.PROTOCOL_ERROR, "the first frame is not SETTINGS")
             self._settled = True
-        if self._block_of is not None and frame.type != frames.CONTINUATION:
+        if self._blocks.open and frame.type != frames.CONTINUATION:
             raise ConnectionFault(Code.PROTOCOL_ERROR, "a frame amid a field block")
         receive = _RECEIVE.get(frame.type)
         if receive is None:
@@ -139,40 +129,24 @@ class Connection:
     def _headers(self, frame: Frame) -> None:
         if frame.stream_id % 2 == 0:
             raise ConnectionFault(Code.PROTOCOL_ERROR, "HEADERS on a stream that clients cannot open")
-        with_priority = bool(frame.flags & frames.WITH_PRIORITY)
-        fragment = frames.unpadded(frame, before=5 if with_priority else 0)
-        self._block, self._block_of = [fragment], frame
-        if frame.flags & frames.END_HEADERS:
-            self._block_is_whole(frame)
+        self._take_block(self._blocks.begin(frame))
 
     def _continuation(self, frame: Frame) -> None:
-        if self._block_of is None or frame.stream_id != self._block_of.stream_id:
-            raise ConnectionFault(Code.PROTOCOL_ERROR, "CONTINUATION without a head before it")
-        self._block.append(frame.payload)
-        too_long = sum(map(len, self._block)) > self._head_bytes * DECODED_TIMES
-        if len(self._block) > HEAD_FRAMES or too_long:
-            raise ConnectionFault(Code.ENHANCE_YOUR_CALM, "a head that does not end")
-        if frame.flags & frames.END_HEADERS:
-            self._block_is_whole(self._block_of)
+        self._take_block(self._blocks.go_on(frame))
 
-    def _block_is_whole(self, first: Frame) -> None:
-        self._block_of = None
+    def _take_block(self, block: FieldBlock | None) -> None:
+        if block is None:
+            return
+        if block.depends_on == block.stream_id:
+            self._highest = max(self._highest, block.stream_id)
+            self._fault_of(block.stream_id, Code.PROTOCOL_ERROR, SELF_DEPENDENT)
         try:
-            fields = self._decoder.decode(b"".join(self._block), raw=True)
-        except OversizedHeaderListError as exc:
-            raise ConnectionFault(Code.ENHANCE_YOUR_CALM, "a head that unpacks to too much") from exc
-        except HPACKError as exc:
-            raise ConnectionFault(Code.COMPRESSION_ERROR, "a field block that cannot be decoded") from exc
-        ended = bool(first.flags & frames.END_STREAM)
-        if first.flags & frames.WITH_PRIORITY:
-            self._check_dependency(frames.unpadded(first), first.stream_id, opens=True)
-        try:
-            if stream := self._streams.get(first.stream_id):
-                self._trailers(stream, fields, ended=ended)
+            if stream := self.streams.get(block.stream_id):
+                self._trailers(stream, block.fields, ended=block.ended)
             else:
-                self._open(first.stream_id, fields, ended=ended)
+                self._open(block.stream_id, block.fields, ended=block.ended)
         except Malformed as exc:
-            raise StreamFault(first.stream_id, Code.PROTOCOL_ERROR, str(exc)) from exc
+            raise StreamFault(block.stream_id, Code.PROTOCOL_ERROR, str(exc)) from exc
 
     def _trailers(self, stream: Stream, fields: Iterable[Pair], *, ended: bool) -> None:
         if not stream.asking:
@@ -188,11 +162,11 @@ class Connection:
             self._late(stream_id)
             return
         self._highest = stream_id
-        if self._last_served is not None or len(self._streams) + self.aftermath >= self._most_streams:
+        if self._last_served is not None or len(self.streams) + self.aftermath >= self._most_streams:
             raise StreamFault(stream_id, Code.REFUSED_STREAM, "no place for another stream")
         head = read_request(fields)
         stream = Stream(stream_id, self._initial_window, self._growth, head.content_length)
-        self._streams[stream_id] = stream
+        self.streams[stream_id] = stream
         if ended:
             self._request_ends(stream)
         self._events.append(Request(stream_id, head, ended))
@@ -209,7 +183,7 @@ class Connection:
         self._check_not_idle(frame, "DATA")
         if increment := self._receipts.received(len(frame.payload)):
             self.outbox.put(frames.window_update(0, increment))
-        stream = self._streams.get(frame.stream_id)
+        stream = self.streams.get(frame.stream_id)
         if stream is None:
             self._late(frame.stream_id)
             return
@@ -248,13 +222,8 @@ class Connection:
         self._patience.odd()
         if len(frame.payload) != 5:
             self._fault_of(frame.stream_id, Code.FRAME_SIZE_ERROR, "PRIORITY of a wrong size")
-        self._check_dependency(frame.payload, frame.stream_id)
-
-    def _check_dependency(self, payload: bytes, stream_id: int, *, opens: bool = False) -> None:
-        """Priorities are not kept (section 5.3 of RFC 9113), but nothing may depend on itself (RFC 7540)."""
-        if frames.read_long(payload) == stream_id:
-            self._highest = max(self._highest, stream_id * opens)
-            self._fault_of(stream_id, Code.PROTOCOL_ERROR, "a stream that depends on itself")
+        if frames.read_long(frame.payload) == frame.stream_id:
+            self._fault_of(frame.stream_id, Code.PROTOCOL_ERROR, SELF_DEPENDENT)
 
     def _fault_of(self, stream_id: int, code: Code, why: str) -> None:
         if stream_id > self._highest:  # RST_STREAM must not name an idle stream
@@ -263,7 +232,7 @@ class Connection:
 
     def _rst_stream(self, frame: Frame) -> None:
         self._check_not_idle(frame, "RST_STREAM")
-        stream = self._streams.get(frame.stream_id)
+        stream = self.streams.get(frame.stream_id)
         if stream is None:
             self._patience.odd()
             return
@@ -295,7 +264,7 @@ class Connection:
                 if value > frames.LARGEST_WINDOW:
                     raise ConnectionFault(Code.FLOW_CONTROL_ERROR, "initial window out of range")
                 change, self._initial_window = value - self._initial_window, value
-                for stream in self._streams.values():
+                for stream in self.streams.values():
                     self._widen_by_setting(stream, change)
 
     def _widen_by_setting(self, stream: Stream, change: int) -> None:
@@ -322,7 +291,7 @@ class Connection:
             self.outbox.widen_connection(increment)
             return
         self._check_not_idle(frame, "WINDOW_UPDATE")
-        stream = self._streams.get(frame.stream_id)
+        stream = self.streams.get(frame.stream_id)
         if stream is None:
             return
         if not increment:
@@ -331,7 +300,7 @@ class Connection:
 
     def read(self, stream_id: int, length: int) -> None:
         """Let the client send as much again: so many octets of a body have been read."""
-        stream = self._streams.get(stream_id)
+        stream = self.streams.get(stream_id)
         if stream is not None and stream.asking and (increment := stream.receipts.read(length)):
             self.outbox.put(frames.window_update(stream_id, increment))
 
@@ -339,7 +308,7 @@ class Connection:
 
     def answer(self, stream_id: int, status: int, headers: Iterable[Pair], *, end: bool = False) -> None:
         """Send a response head."""
-        stream = self._streams.get(stream_id)
+        stream = self.streams.get(stream_id)
         if stream is None or not stream.answering:
             return
         block = encode_response(status, headers)
@@ -349,13 +318,13 @@ class Connection:
 
     def send(self, stream_id: int, content: bytes, *, end: bool) -> bool:
         """Send some of a body; tells whether all of it is framed, else `outbox.drained()` will tell."""
-        stream = self._streams.get(stream_id)
+        stream = self.streams.get(stream_id)
         if stream is None or not stream.answering:
             return True
         return self.outbox.body(stream, content, end=end)
 
     def unsent(self, stream_id: int) -> int:
-        stream = self._streams.get(stream_id)
+        stream = self.streams.get(stream_id)
         return stream.unsent if stream else 0
 
     def _answer_ends(self, stream: Stream) -> None:
@@ -366,7 +335,7 @@ class Connection:
             self._forget(stream, by_reset=False)
 
     def _forget(self, stream: Stream, *, by_reset: bool) -> None:
-        self._streams.pop(stream.id, None)
+        self.streams.pop(stream.id, None)
         stream.asking = False
         stream.receipts.release()
         self.outbox.drop(stream)
@@ -381,7 +350,7 @@ class Connection:
 
     def reset(self, stream_id: int, code: Code) -> None:
         """End a stream by RST_STREAM."""
-        stream = self._streams.get(stream_id)
+        stream = self.streams.get(stream_id)
         if stream is not None:
             self._forget(stream, by_reset=True)
         else:
@@ -398,7 +367,7 @@ class Connection:
         """End the connection: say why, forget all else."""
         self.failed = True
         self.outbox.put(frames.goaway(self._highest, code, why))
-        self._events += [Ended(stream_id) for stream_id in self._streams]
+        self._events += [Ended(stream_id) for stream_id in self.streams]
         self._forget_all()
 
     def close(self) -> bytes:
@@ -411,7 +380,7 @@ class Connection:
         return last
 
     def _forget_all(self) -> None:
-        for stream in [*self._streams.values()]:
+        for stream in [*self.streams.values()]:
             self._forget(stream, by_reset=True)
 
 
