@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from backend.http2 import frames
-from backend.http2.flow import MOST_STREAM_WINDOW
-from backend.http2.frames import END_STREAM, Code
+from backend.http2.flow import GROWTH, MOST_STREAM_WINDOW, Growth, StreamReceipts
+from backend.http2.frames import END_STREAM, Code, ConnectionFault
+from backend.http2.patience import ODD_FRAMES, RESETS, Patience
 from tests.conformance.client import Client, Target
 from tests.conformance.pieces import Head, data, rst_stream, window_update
 from tests.support.bridge import on_hypercorn
@@ -277,3 +278,30 @@ async def test_upgrade_to_h2c_is_ignored() -> None:
         )
     assert answer.startswith(b"HTTP/1.1 200")
     assert b"no need" in answer
+
+
+def test_patience_refills_with_time_and_is_earned_by_sending() -> None:
+    now = [0.0]
+    patience = Patience(lambda: now[0])
+    for _ in range(RESETS):
+        patience.reset()
+    with pytest.raises(ConnectionFault):
+        patience.reset()
+    now[0] += 1
+    patience.reset()
+    for _ in range(ODD_FRAMES):
+        patience.odd()
+    patience.earn()
+    patience.odd()
+
+
+def test_windows_of_unread_bodies_stay_and_those_of_read_ones_grow_as_far_as_all_may() -> None:
+    growth = Growth()
+    windows = [StreamReceipts(growth) for _ in range(40)]
+    for window in windows:
+        for _ in range(40):
+            window.read(MIB)
+    assert growth.left == 0
+    for window in windows:
+        window.release()
+    assert growth.left == GROWTH

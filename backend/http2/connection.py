@@ -90,6 +90,11 @@ class Connection:
         """Whether the client was told that no further streams are taken."""
         return self._last_served is not None
 
+    @property
+    def more(self) -> bool:
+        """Whether receive() is to be called again, with nothing, after others had their turn."""
+        return self._reader.more and not self.failed
+
     def receive(self, arrived: bytes) -> list[Event]:
         """Take in what arrived; afterwards there may be something to take() as well."""
         if self.failed:
@@ -115,16 +120,13 @@ class Connection:
         if self._blocks.open and frame.type != frames.CONTINUATION:
             raise ConnectionFault(Code.PROTOCOL_ERROR, "a frame amid a field block")
         receive = _RECEIVE.get(frame.type)
-        if receive is None:
-            self._unknown(frame)
-        else:
+        if receive is not None:
             frames.check_shape(frame)
             receive(self, frame)
-
-    def _unknown(self, frame: Frame) -> None:
-        if frame.type == frames.PUSH_PROMISE:
+        elif frame.type == frames.PUSH_PROMISE:
             raise ConnectionFault(Code.PROTOCOL_ERROR, "PUSH_PROMISE from a client")
-        self._patience.odd()  # section 4.1: unknown types are ignored
+        else:
+            self._patience.odd()  # section 4.1: unknown types are ignored
 
     def _headers(self, frame: Frame) -> None:
         if frame.stream_id % 2 == 0:

@@ -9,6 +9,8 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 HEADER_BYTES = 9
 # The least size that every endpoint takes. Larger frames would only make one stream hold up the others.
 FRAME_BYTES = 16_384
+# Frames read in one turn of the loop, some 3 ms: a read may hold 7,000 tiny ones.
+FRAMES_A_TURN = 500
 LARGEST_FRAME_BYTES = 2**24 - 1
 LARGEST_WINDOW = 2**31 - 1
 DEFAULT_WINDOW = 65_535
@@ -109,6 +111,8 @@ class FrameReader:
     def __init__(self) -> None:
         self._rest = b""
         self._preface = PREFACE
+        # Whether feed() stopped before the end of what is there, to be called again with nothing.
+        self.more = False
 
     @property
     def amid_control(self) -> bool:
@@ -127,7 +131,9 @@ class FrameReader:
             if not self._preface.startswith(chunk[:at]):
                 raise ConnectionFault(Code.PROTOCOL_ERROR, "no HTTP/2 preface")
             self._preface = self._preface[at:]
-        while len(chunk) - at >= HEADER_BYTES:
+        count = 0
+        while len(chunk) - at >= HEADER_BYTES and count < FRAMES_A_TURN:
+            count += 1
             high, low, kind, flags, stream_id = _HEADER.unpack_from(chunk, at)
             length = high << 8 | low
             if length > FRAME_BYTES:
@@ -138,6 +144,7 @@ class FrameReader:
             yield Frame(kind, flags, stream_id & 0x7FFFFFFF, chunk[at + HEADER_BYTES : end])
             at = end
         self._rest = chunk[at:]
+        self.more = count == FRAMES_A_TURN
 
 
 def header(kind: int, flags: int, stream_id: int, length: int) -> bytes:

@@ -91,6 +91,19 @@ class Http2Protocol:
         was_idle = self.idle
         if self._context.terminated.is_set():
             self.connection.leave()
+        self._take(data)
+        while self.connection.more and not self._closed:
+            self.flush()
+            await asyncio.sleep(0)
+            self._take(b"")
+        self._time_heads()
+        self.flush()
+        if self.connection.failed or (self.connection.client_leaves and self.idle):
+            self._linger()
+        elif self.idle != was_idle:
+            await self._send(Updated(idle=self.idle))
+
+    def _take(self, data: bytes) -> None:
         for event in self.connection.receive(data):
             match event:
                 case Request():
@@ -100,12 +113,6 @@ class Http2Protocol:
                         call.arrived(event.content, ended=event.ended)
                 case Ended():
                     self._end(event.stream_id)
-        self._time_heads()
-        self.flush()
-        if self.connection.failed or (self.connection.client_leaves and self.idle):
-            self._linger()
-        elif self.idle != was_idle:
-            await self._send(Updated(idle=self.idle))
 
     # Calls
 
