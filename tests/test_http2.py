@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
+from backend.errors import UpstreamBroken
 from backend.http2 import frames
 from backend.http2.flow import GROWTH, MOST_STREAM_WINDOW, Growth, StreamReceipts
 from backend.http2.frames import END_STREAM, Code, ConnectionFault
 from backend.http2.patience import ODD_FRAMES, RESETS, Patience
 from tests.conformance.client import Client, Target
 from tests.conformance.pieces import Head, data, rst_stream, window_update
-from tests.support.bridge import on_hypercorn
+from tests.support.bridge import Body, on_hypercorn, streaming
 from tests.support.gateway import raw
 from tests.support.peer import until
 
@@ -232,6 +233,25 @@ async def test_an_application_that_fails_is_a_500_and_leaves_the_connection_usab
         await client.send(head.get(1), to(head, "/length").get(3))
         assert await client.until(lambda: client.answer(1).ended and client.answer(3).ended)
         assert (client.answer(1).status, client.answer(3).status) == (500, 200)
+
+
+@pytest.mark.asyncio
+async def test_a_connection_is_idle_again_after_an_answer_that_broke_off() -> None:
+    app = streaming(Body(b"half", UpstreamBroken()))
+    before = len(asyncio.all_tasks())
+    async with contextlib.AsyncExitStack() as stack:
+        serving = contextlib.AsyncExitStack()
+        port = await serving.enter_async_context(on_hypercorn(app.asgi))
+        target = Target("127.0.0.1", port, get="/")
+        client = await stack.enter_async_context(Client(target))
+        await client.shake_hands()
+        await client.send(Head(target).get(1))
+        assert await client.until(lambda: client.answer(1).reset == Code.INTERNAL_ERROR)
+        assert await client.is_alive()
+        async with asyncio.timeout(4):  # an idle connection does not hold up the stop, 5 s of grace would
+            await serving.aclose()
+        assert await client.until(lambda: client.closed)
+    assert len(asyncio.all_tasks()) <= before
 
 
 @pytest.mark.asyncio

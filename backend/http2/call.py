@@ -66,8 +66,9 @@ class Call:
         self._arrived.clear()
         _wake(self._news)
         _wake(self._room)
-        if self._on_left is not None and not self.complete:
-            self._on_left()
+        tell, self._on_left = self._on_left, None
+        if tell is not None and not self.complete:
+            tell()
 
     def when_left(self, tell: Callable[[], None]) -> None:
         """Call `tell` when the client leaves before it has the whole answer."""
@@ -150,6 +151,7 @@ class Call:
         """End the stream after the application has: an unfinished answer never looks whole."""
         self._on_left = None
         self.scope["extensions"].clear()  # it knows this call: nothing may go round in circles
+        self._on_left = None  # nobody is there to be told, and the task's last steps are not to be cancelled
         if self._gone or self.complete:
             return
         if self._status is None:
