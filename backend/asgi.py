@@ -22,6 +22,7 @@ from backend.request_body import Receive, RequestBody, Scope
 from backend.responses import EXCHANGE, GatewayResponse
 from backend.routing import Matches, NoSession
 from backend.services.threads import Threads
+from backend.shortcut import Shortcut, direct
 from backend.wsgi import BackgroundLoop, Life
 
 log = logging.getLogger("gateway")
@@ -41,12 +42,12 @@ class GatewayFlask(Flask):
         self.url_map.strict_slashes = False
         self.session_interface = NoSession()
         self.background = BackgroundLoop(life)
-        self._matches = Matches(self.url_map)
+        self.matches = Matches(self.url_map)
         # Bounded, as functions may be made for one request, such as those of `after_this_request`.
         self._made_sync = functools.lru_cache(maxsize=256)(super().ensure_sync)
 
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
-        return None if request is None else self._matches.adapter(request)
+        return None if request is None else self.matches.adapter(request)
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         return self._made_sync(func)
@@ -72,6 +73,7 @@ class Bridge:
         self.stall_seconds = SEND_STALL_SECONDS
         # Granian tells of a malformed body as of a client that left, and says 500 where nothing was said.
         self.answers_leavers = False
+        self._shortcut = Shortcut(flask, flask.matches)
         flask.after_request(_noted)  # the last to be added, and so the first of the application's to run
         for endpoint, view in flask.view_functions.items():
             if not iscoroutinefunction(view):
@@ -94,9 +96,7 @@ class Bridge:
         )
         CURRENT.set(exchange)
         try:
-            environ = environ_of(scope, exchange)
-            response = await switch.run(self._flask.wsgi_app, environ, _taken_from_the_response)
-            await exchange.respond(_as_response(response), environ)
+            await exchange.respond(await self._response(exchange))
         except asyncio.CancelledError:
             if not exchange.client_gone:
                 raise  # the server stops
@@ -109,6 +109,36 @@ class Bridge:
                 )
                 await send({"type": "http.response.body", "body": b""})
             self._observer(exchange)
+
+    async def _response(self, exchange: Exchange) -> GatewayResponse:
+        """Let the application answer: by the short way where there is one, else by Flask's own dispatch."""
+        work: Callable[..., Any] = self._flask.wsgi_app
+        view = self._shortcut.view_for(exchange.scope)
+        if view is not None:
+            try:
+                response = await self._shortcut.answer(view)
+            except Exception as error:  # what Flask's dispatch catches, and hands on in the same way
+                work = functools.partial(self._handled, error)
+            else:
+                try:
+                    return self._shortcut.finished(response)
+                except Exception as error:
+                    work = functools.partial(self._failed, error)
+        environ = environ_of(exchange.scope, exchange)
+        return _as_response(await switch.run(work, environ, _taken_from_the_response))
+
+    def _handled(self, error: Exception, environ: dict[str, Any], _: object) -> Any:
+        """Let Flask's error handlers answer for what came up on the short way."""
+        with self._flask.request_context(environ):
+            try:
+                return self._flask.finalize_request(self._flask.handle_user_exception(error))
+            except Exception as worse:
+                return self._flask.handle_exception(worse)
+
+    def _failed(self, error: Exception, environ: dict[str, Any], _: object) -> Any:
+        """Let Flask answer for a hook that failed after the view."""
+        with self._flask.request_context(environ):
+            return self._flask.handle_exception(error)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -145,6 +175,7 @@ def _in_thread(view: Callable[..., Any], threads: Threads) -> Callable[..., Any]
     return call
 
 
+@direct
 def _noted(response: Any) -> Any:
     """Let the exchange know of every response, also of one that a later hook will lose."""
     exchange = CURRENT.get()

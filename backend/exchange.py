@@ -8,7 +8,7 @@ from contextlib import suppress
 from contextvars import Context, ContextVar, copy_context
 from email.utils import formatdate
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from flask import Flask
 
@@ -112,13 +112,13 @@ class Exchange:
         if self._task is not None:
             self._task.cancel()
 
-    async def respond(self, response: GatewayResponse, environ: Any) -> None:
+    async def respond(self, response: GatewayResponse) -> None:
         """Send a response; one that breaks midway is left unfinished, so that nobody takes it for whole."""
         self._answer = response
         try:
             if self.body.gone:
                 return
-            headers = response.raw_headers(environ)
+            headers = response.raw_headers()
             self.status = response.status_code
             await self._start(self.status, headers)
             if self.scope["method"] == "HEAD" or self.status in _NO_BODY:

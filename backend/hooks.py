@@ -19,6 +19,7 @@ from backend.errors import (
 )
 from backend.responses import GatewayResponse, answer
 from backend.services.headers import check_framing, check_host, check_target
+from backend.shortcut import direct
 
 log = logging.getLogger("gateway")
 
@@ -33,6 +34,7 @@ _BY_STATUS: dict[int, type[GatewayError]] = {
 
 def register(app: Flask, cors: Cors) -> None:
     @app.before_request
+    @direct
     def check() -> GatewayResponse | None:
         request = inbound()
         check_framing(request.headers, request.origin.http_version)
@@ -46,6 +48,7 @@ def register(app: Flask, cors: Cors) -> None:
         return None
 
     @app.after_request
+    @direct
     def finish(response: Response) -> Response:
         if isinstance(response, GatewayResponse):
             request = inbound()

@@ -32,9 +32,9 @@ class GatewayResponse(Response):
         """Add a line to a header that others write, too, such as `Vary`."""
         self.headers.add(name.decode("ascii"), value.decode("latin-1"))
 
-    def raw_headers(self, environ: Any) -> list[Pair]:
+    def raw_headers(self) -> list[Pair]:
         """Return the header lines to send, names in lower case."""
-        headers = self.get_wsgi_headers(environ)
+        headers = self.get_wsgi_headers({})  # only a redirect that is made absolute would look into it
         return [(n.lower().encode("latin-1"), v.encode("latin-1")) for n, v in headers.items()]
 
 
@@ -82,7 +82,7 @@ class StreamedResponse(GatewayResponse):
         else:
             self._raw.append((name, value))
 
-    def raw_headers(self, environ: Any) -> list[Pair]:
+    def raw_headers(self) -> list[Pair]:
         if self._raw is not None:
             return self._raw
         return [(n.lower().encode("latin-1"), v.encode("latin-1")) for n, v in self.headers.items()]

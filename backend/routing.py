@@ -34,6 +34,10 @@ class Matches:
         self._map = url_map
         self._known: Recent[tuple[str, str], Match] = Recent(MATCHES)
 
+    def known(self, method: str, path: str) -> Match | None:
+        """Return rule and arguments of a request that was matched before."""
+        return self._known.get((method, path))
+
     def adapter(self, request: Request) -> "Adapter":
         return Adapter(self, self._map, request)
 

@@ -25,10 +25,11 @@ ALLOWED: dict[str, set[str]] = {
     "app": {"asgi", "cli", "config", "context", "cors", "hooks", "request_log", "routes", "services"},
     "request_log": {"exchange"},
     "cli": {"errors", "models", "services"},
-    "hooks": {"context", "cors", "errors", "responses", "services"},
-    "routes": {"config", "context", "errors", "models", "responses", "services"},
+    "hooks": {"shortcut", "context", "cors", "errors", "responses", "services"},
+    "routes": {"shortcut", "config", "context", "errors", "models", "responses", "services"},
     "context": {"config", "errors", "exchange", "responses", "services", "wsgi"},
-    "asgi": {"exchange", "request_body", "responses", "routing", "services", "switch", "wsgi"},
+    "asgi": {"exchange", "request_body", "responses", "routing", "services", "shortcut", "switch", "wsgi"},
+    "shortcut": {"request_body", "responses", "routing"},
     "routing": {"services"},
     "exchange": {"errors", "patrol", "request_body", "responses", "services"},
     "patrol": set(),
@@ -48,7 +49,17 @@ ALLOWED: dict[str, set[str]] = {
     "demo.session": {"config", "context", "errors", "services"},
 }
 # The bridge serves any Flask application: of the services it may know only what has nothing of avatars.
-OF_THE_BRIDGE = {"asgi", "exchange", "patrol", "request_body", "responses", "routing", "switch", "wsgi"}
+OF_THE_BRIDGE = {
+    "asgi",
+    "exchange",
+    "patrol",
+    "request_body",
+    "responses",
+    "routing",
+    "shortcut",
+    "switch",
+    "wsgi",
+}
 KNOWN_TO_THE_BRIDGE = {"deadline", "forwarding", "headers", "recent", "streams", "threads"}
 
 # Third-party library -> the only modules that may import it.

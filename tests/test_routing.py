@@ -52,7 +52,7 @@ def test_a_path_is_looked_up_once_and_answered_alike(app: GatewayFlask) -> None:
         assert client.get("/things/7").json == {"number": 7, "endpoint": "thing"}
         assert client.post("/things/7").json == {"changed": 7}
     assert client.get("/things/8").json == {"number": 8, "endpoint": "thing"}
-    assert len(app._matches._known) == 3
+    assert len(app.matches._known) == 3
 
 
 def test_paths_that_lead_nowhere_are_not_kept() -> None:

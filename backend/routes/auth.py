@@ -7,11 +7,13 @@ from flask import Blueprint
 from backend.context import bearer, caller, gateway, json_fields, text_field
 from backend.errors import NotAuthenticated
 from backend.responses import GatewayResponse, answer
+from backend.shortcut import direct
 
 auth = Blueprint("auth", __name__, url_prefix="/api")
 
 
 @auth.post("/login")
+@direct
 async def login() -> GatewayResponse:
     fields = await json_fields()
     email, password = text_field(fields, "email"), text_field(fields, "password")
@@ -20,6 +22,7 @@ async def login() -> GatewayResponse:
 
 
 @auth.get("/token_status")
+@direct
 async def token_status() -> GatewayResponse:
     principal = await caller()
     seconds = max(0, int(principal.expires_at - time.time()))
@@ -27,6 +30,7 @@ async def token_status() -> GatewayResponse:
 
 
 @auth.post("/logout")
+@direct
 async def logout() -> GatewayResponse:
     """Never 401: the frontend logs out twice after a password change, the second time without a token."""
     try:

@@ -8,11 +8,13 @@ from backend.services.avatar_form import FORM_BYTES, AvatarForm
 from backend.services.forwarding import ATTEMPTS
 from backend.services.headers import first
 from backend.services.names import avatar_name
+from backend.shortcut import direct
 
 avatar = Blueprint("avatar", __name__, url_prefix="/api")
 
 
 @avatar.get("/avatar/list")
+@direct
 async def list_avatars() -> GatewayResponse:
     await caller()
     avatars, stale = await gateway().catalogue.avatars()
@@ -26,6 +28,7 @@ async def list_avatars() -> GatewayResponse:
 
 
 @avatar.post("/avatar/preview")
+@direct
 async def preview() -> GatewayResponse:
     await caller()
     name = avatar_name(await form_field("avatar_name"), "avatar_name")
@@ -34,6 +37,7 @@ async def preview() -> GatewayResponse:
 
 
 @avatar.post("/avatar/add")
+@direct
 async def add() -> GatewayResponse:
     await tutor()
     content_type = first(inbound().headers, b"content-type") or b""
@@ -42,6 +46,7 @@ async def add() -> GatewayResponse:
 
 
 @avatar.post("/avatar/delete")
+@direct
 async def delete() -> GatewayResponse:
     await tutor()
     name = avatar_name(await form_field("name"), "name")
@@ -50,6 +55,7 @@ async def delete() -> GatewayResponse:
 
 
 @avatar.post("/avatar/start")
+@direct
 async def start() -> GatewayResponse:
     principal = await caller()
     name = avatar_name(await form_field("avatar_name"), "avatar_name")
@@ -58,6 +64,7 @@ async def start() -> GatewayResponse:
 
 
 @avatar.post("/avatar/disconnect")
+@direct
 async def disconnect() -> GatewayResponse:
     principal = await caller()
     released = await gateway().instances.release(principal.user_id)
@@ -66,12 +73,14 @@ async def disconnect() -> GatewayResponse:
 
 
 @avatar.get("/tts/models")
+@direct
 async def speech_models() -> GatewayResponse:
     await caller()
     return answer(gateway().speech)
 
 
 @avatar.route("/webrtc/<path:path>", methods=["GET", "POST", "PUT", "PATCH", "DELETE"])
+@direct
 async def webrtc(path: str) -> GatewayResponse:
     principal = await caller()
     return answer(await gateway().signalling.call(inbound(), principal.user_id, path))

@@ -4,6 +4,7 @@ from flask import Blueprint
 
 from backend.context import gateway
 from backend.responses import GatewayResponse, answer
+from backend.shortcut import direct
 
 SERVICE = "avatar-gateway"
 
@@ -11,16 +12,19 @@ health = Blueprint("health", __name__, url_prefix="/api")
 
 
 @health.get("/ping")
+@direct
 async def ping() -> GatewayResponse:
     return GatewayResponse("pong", mimetype="text/plain")
 
 
 @health.get("/health")
+@direct
 async def live() -> GatewayResponse:
     return answer({"status": "ok", "service": SERVICE})
 
 
 @health.get("/health/detailed")
+@direct
 async def ready() -> GatewayResponse:
     report = await gateway().readiness.report()
     content = {"status": report.status, "service": SERVICE, "checks": dict(report.checks)}

@@ -10,6 +10,7 @@ from backend.responses import GatewayResponse, relayed
 from backend.services.forwarding import MEGABYTE, Rules, Upstream
 from backend.services.headers import Passage
 from backend.services.policies import Timeouts
+from backend.shortcut import direct
 
 
 class _Anything(BaseConverter):
@@ -44,6 +45,7 @@ def _add(app: Flask, mount: Mount) -> None:
     )
     prefix = mount.prefix.encode("ascii")
 
+    @direct
     async def view(**_: str) -> GatewayResponse:
         if mount.auth == "required" or (mount.auth == "optional" and bearer() is not None):
             await caller()
