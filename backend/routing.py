@@ -7,7 +7,7 @@ Flask's own dispatch runs unchanged above it: hooks, signals, views and error ha
     looking whether a function is a coroutine    known since it was called first
     opening and saving a cookie session          there is none: sign-ins are tokens
 
-Together a quarter of what a small forwarded call cost (docs/performance.md, "Where the time goes").
+Together a quarter of what a small forwarded call cost (docs/decisions/0011-short-way.md).
 """
 
 from collections.abc import Mapping

@@ -10,7 +10,7 @@ Flask's own error handlers, in a context. The long way is taken
     while anybody listens to Flask's signals
     by views that are not marked, and by plain `def` views, which run in threads
 
-What it is worth is in docs/performance.md, "Where the time goes".
+What it is worth is in docs/decisions/0011-short-way.md.
 """
 
 from collections.abc import Awaitable, Callable
