@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import pytest
 import pytest_asyncio
 
+from backend.services.forwarding import Upstream
+
 from .support.gateway import Served, free_port, mount, serving, settings_for
 from .support.peer import Exchange, Head, Peer, Script, until
 from .support.wire import Caller, Pair, Reply, call, calling, unanswering
@@ -109,6 +111,8 @@ async def wire(gateway: Wire) -> AsyncIterator[Wire]:
     """The gateway with a peer that echoes; every place is free again after the test."""
     gateway.play(echo)
     gateway.peer.heads.clear()
+    # What one test's peer did wrong is not held against the next one's.
+    gateway.served.gateway.forwarder.readmit(Upstream.at("peer", gateway.peer.url))
     yield gateway
     await until(lambda: gateway.busy == 0)
 
