@@ -964,17 +964,16 @@ async def test_full_pool_is_a_503_that_says_when_to_come_back(tmp_path, wire: Wi
         async with serving(settings) as served, asyncio.TaskGroup() as group:
             slots = served.gateway.client.slots
             holders = [group.create_task(call(served.port, b"/m/a")) for _ in range(2)]
-            await until(lambda: slots.free == 0 and len(peer.heads) == 2)
-            waiting = group.create_task(call(served.port, b"/m/a"))
-            await until(lambda: slots.waiting == 1)
-            over = await call(served.port, b"/m/a")
-            for reply in (over, await waiting):
+            await until(lambda: slots.in_use == 2 and len(peer.heads) == 2)
+            # One may wait, and waits in vain; the other is refused at once.
+            more = [group.create_task(call(served.port, b"/m/a")) for _ in range(2)]
+            for reply in await asyncio.gather(*more):
                 error_of(reply, 503, "overloaded")
                 assert int(reply.get(b"retry-after") or b"0") >= 1
             assert len(peer.heads) == 2
             for holder in holders:
                 holder.cancel()
-            await until(lambda: slots.free == 2)
+            await until(lambda: slots.in_use == 0)
 
 
 # Connections
