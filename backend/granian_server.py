@@ -1,4 +1,4 @@
-"""Running the gateway on Granian, the choice for the highest rates."""
+"""Running the gateway on Granian, the other server."""
 
 import logging
 import socket
