@@ -18,6 +18,7 @@ GatewayError                          source    status  retry is safe
 ├── InternalError                     gateway   500     no
 ├── Overloaded                        gateway   503     yes
 ├── StoreUnavailable                  gateway   503     yes
+├── StorageFull                       gateway   507     yes
 └── UpstreamError                     upstream
     ├── UpstreamRefused                         502     yes (never sent)
     ├── UpstreamConnectTimeout                  504     yes (never sent)
@@ -129,6 +130,9 @@ class TooManyRequests(InboundError):
     retryable = True
     default_msg = "Too many requests. Please wait a moment."
 
+    def __init__(self, msg: str | None = None, *, retry_after_seconds: int | None = 1) -> None:
+        super().__init__(msg, retry_after_seconds=retry_after_seconds)
+
 
 class ClientGone(InboundError):
     """The client closed its connection: nobody's error, logged as 499 and never sent."""
@@ -164,6 +168,15 @@ class StoreUnavailable(GatewayError):
 
     def __init__(self, msg: str | None = None, *, retry_after_seconds: int | None = 2) -> None:
         super().__init__(msg, retry_after_seconds=retry_after_seconds)
+
+
+class StorageFull(GatewayError):
+    """The disk takes no more."""
+
+    status = 507
+    code = "storage_full"
+    retryable = True
+    default_msg = "There is no room for files at present. Please try again later."
 
 
 class UpstreamError(GatewayError):

@@ -80,7 +80,19 @@ def draw(error: Exception) -> GatewayResponse:
         for name, value in error.get_headers():
             if name == "Allow":
                 response.put(b"allow", value.encode("ascii"))
+    if shown is error or isinstance(error, HTTPException):
+        _forget_frames(error)
     return response
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """Cut what ties an error, told by now, to the frames that it came through and that know it.
+
+    Only the garbage collector could undo such knots: after a thousand refusals it took a tenth of a second.
+    """
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 def _meaning(error: Exception) -> GatewayError:
