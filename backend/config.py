@@ -27,6 +27,7 @@ from backend.forms import (
     HttpVersions,
     Method,
     PortRange,
+    RateLimit,
     Seconds,
     address,
     check_pair,
@@ -131,14 +132,23 @@ class Settings(BaseModel):
     database_url: SecretStr = Field(
         SecretStr("sqlite:///instance/gateway.db"), description="SQLAlchemy URL; SQLite and PostgreSQL."
     )
-    redis_url: SecretStr | None = Field(None, description="Reserved for shared state of several machines.")
+    redis_url: SecretStr | None = Field(
+        None,
+        description="`redis://host:6379/0`: limits count for all processes together, and ended sign-ins are "
+        "known everywhere at once; without it, limits count per worker.",
+    )
     jwt_secret_key: SecretStr | None = Field(
         None, description="Signing key, 32 bytes or more; unset: made once under instance/, mode 0600."
     )
     cors_origins: CommaList = Field(
         (), description="Origins that may call from a browser, with commas; unset: same host, any port."
     )
-    smtp_url: SecretStr | None = Field(None, description="Reserved for verification mail.")
+    smtp_url: SecretStr | None = Field(
+        None,
+        description="`smtp://user:password@host:587` (STARTTLS where offered) or `smtps://…:465` for "
+        "verification mail; unset: a gateway on loopback logs the codes, others send none.",
+    )
+    gateway_mail_from: str = Field("avatar-gateway@localhost", description="Sender of verification mail.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level logged.")
     slow_request_seconds: Seconds = Field(1.0, description="A request this slow is logged.")
 
@@ -174,6 +184,21 @@ class Settings(BaseModel):
     gateway_instance_dir: Path = Field(
         Path("instance"), description="Folder of the key and the default database."
     )
+    gateway_files_dir: Path | None = Field(
+        None, description="Folder of uploaded files and profile pictures; unset: `files` in the one above."
+    )
+    gateway_quota_mb: float = Field(
+        500.0, gt=0, le=1_048_576, description="What one user's files may take on disk together."
+    )
+    gateway_login_limit: RateLimit = Field(
+        "20/minute", description="Sign-ins tried for one e-mail, right or wrong."
+    )
+    gateway_code_limit: RateLimit = Field("10/hour", description="Verification codes sent to one e-mail.")
+    gateway_address_limit: RateLimit = Field(
+        "300/minute",
+        description="Sign-ins, codes and registrations together from one address; many people may share one.",
+    )
+    gateway_chat_limit: RateLimit = Field("60/minute", description="Questions of one user to the chat model.")
     gateway_tts_models: Path | None = Field(
         None, description="JSON file of speech engines that replaces the built-in list."
     )
@@ -248,6 +273,11 @@ class Settings(BaseModel):
         """Return the HTTP version for an upstream's address, the path of which does not matter."""
         chosen = {address(known): version for known, version in self._chosen_versions()}
         return chosen.get(address(url), self.upstream_http_version)
+
+    @property
+    def files_dir(self) -> Path:
+        """The folder of uploaded files."""
+        return self.gateway_files_dir or self.gateway_instance_dir / "files"
 
     @property
     def loopback(self) -> bool:

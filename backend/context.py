@@ -2,15 +2,19 @@
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, cast
+from typing import Any, TypeVar, cast
+from urllib.parse import parse_qsl
 
 from flask import current_app, request
+from pydantic import BaseModel, ValidationError
 
 from backend.config import Settings
 from backend.errors import BadRequest, NotAllowed, NotAuthenticated
 from backend.exchange import CURRENT, Exchange
+from backend.schemas.common import nested
 from backend.services.accounts import Accounts
 from backend.services.catalogue import Catalogue
 from backend.services.database import Database
@@ -26,6 +30,8 @@ from backend.services.speech import Models
 from backend.services.streams import ByteStream, LimitedStream, check_length, in_time, read_whole
 from backend.services.tokens import Principal, Tokens
 from backend.wsgi import WsgiBody, raw_headers, raw_target
+
+M = TypeVar("M", bound=BaseModel)
 
 EXTENSION = "gateway"
 _INBOUND = "gateway.inbound"
@@ -171,6 +177,50 @@ async def json_fields() -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise BadRequest("Please send a JSON object.")
     return fields
+
+
+async def json_body(model: type[M]) -> M:
+    """Read and check a JSON object. Raises BadRequest that names the field, and TooLarge."""
+    return checked(model, await json_fields())
+
+
+def query(model: type[M]) -> M:
+    """Read and check the query string. Raises BadRequest that names the parameter."""
+    try:
+        pairs = parse_qsl(
+            inbound().query.decode("ascii"), keep_blank_values=False, errors="strict", max_num_fields=100
+        )
+    except ValueError as exc:  # also what is no UTF-8
+        raise BadRequest("The query string is malformed.") from exc
+    return checked(model, nested(dict(pairs)))
+
+
+def checked(model: type[M], fields: Mapping[str, Any]) -> M:
+    """Return what the fields say. Raises BadRequest that names the first one that is wrong."""
+    try:
+        return model.model_validate(fields)
+    except ValidationError as exc:
+        error = exc.errors(include_input=False, include_url=False, include_context=False)[0]
+        name = ".".join(str(part) for part in error["loc"])
+        raise BadRequest(_spoken(name, error["type"], error["msg"])) from exc
+
+
+_KINDS = {
+    "missing": "is missing.",
+    "string_type": "needs to be text.",
+    "int_type": "needs to be a whole number.",
+    "int_parsing": "needs to be a whole number.",
+    "bool_type": "needs to be true or false.",
+    "bool_parsing": "needs to be true or false.",
+    "string_pattern_mismatch": "has characters or a form that are not allowed.",
+    "string_unicode": "has characters that do not exist.",
+}
+
+
+def _spoken(name: str, kind: str, text: str) -> str:
+    if kind in _KINDS:
+        return f"{name} {_KINDS[kind]}"
+    return f"{name}: {text[:1].lower()}{text[1:]}." if name else f"{text}."
 
 
 def text_field(fields: dict[str, Any], name: str) -> str:

@@ -87,10 +87,18 @@ def check_pair(cert: Path, key: Path) -> None:
         raise ValueError(f"GATEWAY_TLS_CERT and GATEWAY_TLS_KEY: cannot be read ({exc.strerror})") from exc
 
 
+def _rate_limit(value: object) -> str:
+    text = str(value).strip().lower()
+    if not re.fullmatch(r"[1-9]\d{0,6}/(second|minute|hour|day)", text):
+        raise ValueError("needs the form 20/minute, with second, minute, hour or day")
+    return text
+
+
 BaseUrl = Annotated[str, BeforeValidator(_base_url)]
 BaseUrls = Annotated[tuple[str, ...], BeforeValidator(_base_urls)]
 PortRange = Annotated[tuple[int, int], BeforeValidator(_port_range)]
 CommaList = Annotated[tuple[str, ...], BeforeValidator(_comma_list)]
 HttpVersions = Annotated[tuple[tuple[str, HttpVersion], ...], BeforeValidator(_http_versions)]
+RateLimit = Annotated[str, BeforeValidator(_rate_limit)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]

@@ -51,6 +51,7 @@ FORMS: dict[object, str] = {
     config.PortRange: "`8615-8714`",
     config.CommaList: "list with commas",
     config.HttpVersions: "`http://host:port=2`, several with commas",
+    config.RateLimit: "`20/minute`",
     config.Seconds: "seconds",
     tuple[Mount, ...]: "JSON list",
 }

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import ForeignKey, String
+from sqlalchemy import BigInteger, ForeignKey, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from backend.models.base import Base, UtcDateTime, utc_now
@@ -19,6 +19,9 @@ class AvatarSession(Base):
     avatar: Mapped[str] = mapped_column(String(64))
     instance_id: Mapped[str] = mapped_column(String(160))
     port: Mapped[int]
+    # The number that the instance gave the user's peer connection in its answer to the offer; no other may be
+    # spoken to. NULL until there was one.
+    peer_session: Mapped[int | None] = mapped_column(BigInteger)
     started_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
 
     def __repr__(self) -> str:

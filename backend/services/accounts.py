@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from backend.errors import BadRequest, Conflict, NotAuthenticated
+from backend.models import Profile, stored_file
+from backend.models.profile import NAME_CHARACTERS
 from backend.models.user import BANNED, EMAIL_CHARACTERS, ROLES, User
 from backend.services.database import Database
 from backend.services.passwords import Passwords
@@ -109,7 +111,18 @@ def _insert(session: Session, email: str, password_hash: str, role: str) -> Acco
     user = User(email=email, password_hash=password_hash, role=role)
     session.add(user)
     session.flush()
+    session.add(Profile(user_id=user.id, username=email.partition("@")[0][:NAME_CHARACTERS]))
     return _account(user)
+
+
+def remove(session: Session, user_id: int) -> bool:
+    """Delete a user with everything that is theirs; tell whether there was one.
+
+    Files on disk and in the index follow when their owner is gone.
+    """
+    stored_file.abandon(session, user_id)
+    gone = session.execute(delete(User).where(User.id == user_id).returning(User.id))
+    return gone.scalar_one_or_none() is not None
 
 
 def _account(user: User) -> Account:

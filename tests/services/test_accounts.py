@@ -1,3 +1,4 @@
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +24,7 @@ CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 async def database(tmp_path: Path) -> AsyncIterator[Database]:
     app = Flask("test")
     engine = attach(app, load({}, None, database_url=f"sqlite:///{tmp_path}/gateway.db"))
-    upgrade(app)
+    await asyncio.to_thread(upgrade, app)
     database = Database(engine, threads=4)
     yield database
     await database.aclose()

@@ -72,7 +72,7 @@ class Manager:
 async def database(tmp_path: Path) -> AsyncIterator[Database]:
     app = Flask("test")
     engine = attach(app, load({}, None, database_url=f"sqlite:///{tmp_path}/gateway.db"))
-    upgrade(app)
+    await asyncio.to_thread(upgrade, app)
     database = Database(engine, threads=4)
     with database.transaction() as session:
         session.add_all([User(email=f"{n}@b.co", password_hash="x", role="student") for n in range(3)])

@@ -33,7 +33,7 @@ def test_status_follows_from_the_checks(checks: dict[str, str], store_is_up: boo
 async def database(tmp_path: Path) -> AsyncIterator[Database]:
     app = Flask("test")
     engine = attach(app, load({}, None, database_url=f"sqlite:///{tmp_path}/gateway.db"))
-    upgrade(app)
+    await asyncio.to_thread(upgrade, app)
     database = Database(engine, threads=2)
     yield database
     await database.aclose()

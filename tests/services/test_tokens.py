@@ -124,7 +124,7 @@ class World:
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     app = Flask("test")
     engine = attach(app, load({}, None, database_url=f"sqlite:///{tmp_path}/gateway.db"))
-    upgrade(app)
+    await asyncio.to_thread(upgrade, app)
     world = World(engine)
     yield world
     await world.database.aclose()

@@ -1,0 +1,27 @@
+"""Codes sent by mail that prove that somebody reads a mailbox."""
+
+from datetime import datetime
+
+from sqlalchemy import String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from backend.models.base import Base, UtcDateTime
+from backend.models.user import EMAIL_CHARACTERS
+
+PURPOSES = ("register", "update_password", "delete_account")
+
+
+class VerificationCode(Base):
+    """The latest code for one purpose; only a keyed hash of it is stored."""
+
+    __tablename__ = "verification_code"
+
+    email: Mapped[str] = mapped_column(String(EMAIL_CHARACTERS), primary_key=True)
+    purpose: Mapped[str] = mapped_column(String(20), primary_key=True)
+    code_hash: Mapped[str] = mapped_column(String(64))
+    sent_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    expires_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
+    attempts: Mapped[int] = mapped_column(default=0)
+
+    def __repr__(self) -> str:
+        return f"<VerificationCode {self.purpose} after {self.attempts} attempts>"

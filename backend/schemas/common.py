@@ -1,0 +1,72 @@
+"""Pieces that several operations share."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, StringConstraints
+
+
+class Body(BaseModel):
+    """What a client sends: of exactly these types; unknown fields are let be, as older clients send some."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
+
+
+class Answer(BaseModel):
+    """What the gateway sends."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Message(Answer):
+    msg: str
+
+
+class Problem(Answer):
+    """Every error."""
+
+    msg: str = Field(description="For the person who reads it.")
+    code: str = Field(description="Stable, for programs.")
+    request_id: str
+    retryable: bool = Field(description="Whether asking again is safe and may help.")
+
+
+def zoned(moment: datetime) -> str:
+    """Return ISO 8601 in UTC, with a Z: browsers read a time without zone as local."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+Moment = Annotated[
+    datetime,
+    PlainSerializer(zoned, return_type=str),
+    Field(json_schema_extra={"format": "date-time"}),
+]
+
+# NUL cannot be stored by PostgreSQL, and nobody types it.
+Text = Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^[^\x00]*$")]
+
+
+class Query(BaseModel):
+    """What a query string may say. Values arrive as text; unknown names, such as axios' slips, are let be."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+def nested(pairs: Mapping[str, str], name: str = "params") -> dict[str, Any]:
+    """Return the query with `params[page]=2` read as page=2, which wins: the frontend sends it by mistake."""
+    inside = {
+        key[len(name) + 1 : -1]: value
+        for key, value in pairs.items()
+        if key.startswith(f"{name}[") and key.endswith("]")
+    }
+    return {**pairs, **inside}
+
+
+class Paging(Query):
+    page: int = Field(1, ge=1, le=1_000_000)
+    limit: int = Field(20, ge=1, le=100)
+
+    @property
+    def offset(self) -> int:
+        return (self.page - 1) * self.limit
