@@ -6,6 +6,8 @@ import sys
 from functools import cache
 from typing import Any, NoReturn
 
+from flask.cli import NoAppException
+
 from backend import server
 from backend.app import Application, create_app
 from backend.config import Settings, SettingsError, export, load
@@ -29,7 +31,10 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
 
 def __getattr__(name: str) -> Any:
     if name == "flask_app":
-        return _application().flask
+        try:
+            return _application().flask
+        except SettingsError as error:  # at the terminal, as `flask` tells of an application it cannot load
+            raise NoAppException(f"The gateway cannot start with these settings:\n{error}") from None
     raise AttributeError(name)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from flask import Flask
 
-from backend import cli, hooks
+from backend import cli, doctor, hooks
 from backend.asgi import Bridge, GatewayFlask
 from backend.config import Settings
 from backend.context import EXTENSION, Gateway
@@ -54,6 +54,7 @@ def create_app(settings: Settings) -> Application:
     mounts.register(flask, settings.gateway_mounts)
     hooks.register(flask, Cors(settings.cors_origins))
     cli.register(flask)
+    doctor.register(flask)
     life = _lifespan(flask, gateway, threads)
     bridge = Bridge(flask, life, threads=threads, observer=RequestLog(settings.slow_request_seconds))
     return Application(flask, bridge)

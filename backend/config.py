@@ -319,6 +319,21 @@ def export(values: Mapping[str, str]) -> None:
     os.environ.update(values)
 
 
+def sources(environ: Mapping[str, str] | None = None, env_file: Path | None = Path(".env")) -> dict[str, str]:
+    """Return where each setting's value comes from: environment, file or default.
+
+    `flask` puts the file's values into the environment, so what is in both is the file's.
+    """
+    in_file = dotenv_values(env_file) if env_file is not None and env_file.is_file() else {}
+    around = os.environ if environ is None else environ
+    return {
+        name: str(env_file)
+        if in_file.get(name) and around.get(name, in_file[name]) == in_file[name]
+        else ("environment" if around.get(name) else "default")
+        for name in _known_names()
+    }
+
+
 def load(
     environ: Mapping[str, str] | None = None, env_file: Path | None = Path(".env"), **over: Any
 ) -> Settings:

@@ -22,7 +22,19 @@ ALLOWED: dict[str, set[str]] = {
     "http2": {"http2"},
     "idle": set(),
     "granian_server": {"app", "config", "server", "supervisor"},
-    "app": {"asgi", "cli", "config", "context", "cors", "hooks", "request_log", "routes", "services"},
+    "doctor": {"config", "errors", "services"},
+    "app": {
+        "asgi",
+        "cli",
+        "doctor",
+        "config",
+        "context",
+        "cors",
+        "hooks",
+        "request_log",
+        "routes",
+        "services",
+    },
     "request_log": {"exchange"},
     "cli": {"errors", "models", "services"},
     "hooks": {"shortcut", "context", "cors", "errors", "responses", "services"},
@@ -86,7 +98,7 @@ OWNERS = {
     "granian": {"granian_server"},
     "jwt": {"services.tokens"},
     "argon2": {"services.passwords"},
-    "pydantic": {"config", "forms", "context", "operations", "schemas"},
+    "pydantic": {"config", "forms", "doctor", "context", "operations", "schemas"},
     "dotenv": {"config"},
 }
 
@@ -95,6 +107,7 @@ OWNERS = {
 WALL_CLOCK = {
     "services.tokens": "times in tokens are those of the day, for other machines to read",
     "services.accounts": "when somebody signed in last",
+    "services.diagnosis": "certificates end at a time of day",
     "routes.auth": "tells how long such a token lives",
     "models.base": "when a row was made",
     "exchange": "the Date header",
