@@ -113,6 +113,7 @@ WALL_CLOCK = {
     "exchange": "the Date header",
     "demo.catalogue": "when an avatar was made",
     "demo.manager": "how long it has run, which it tells as the real one does",
+    "demo.model": "when a piece was made, which it tells as the real one does",
 }
 OF_THE_DAY = {
     "time": {"time", "time_ns", "gmtime", "localtime", "ctime", "strftime"},

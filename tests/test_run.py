@@ -36,7 +36,7 @@ def test_the_demo_greets_with_accounts_and_lines_that_work(tmp_path: Path) -> No
         for account in ("student@demo.local", "tutor@demo.local"):
             assert re.search(rf"{account}\s+Demo-pass1!", text)
         curls = [line.strip() for line in text.splitlines() if "curl" in line]
-        assert len(curls) == 3
+        assert len(curls) == 4
         done = subprocess.run(
             ["bash", "-euc", "\n".join(curls)],
             cwd=tmp_path,

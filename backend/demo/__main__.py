@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from backend.demo.faults import FAULTS
+from backend.demo.faults import EVERY_FAULT
 from backend.demo.remote import flip
 from backend.demo.settings import InstancePorts, Settings, loopback
 from backend.demo.world import PortTaken, World
@@ -47,21 +47,17 @@ def _parser() -> argparse.ArgumentParser:
     default = Settings()
     parser = argparse.ArgumentParser(
         prog="python -m backend.demo",
-        description="Play the avatar services on loopback ports: catalogue, manager, instances.",
+        description="Play the avatar services on loopback ports: catalogue, manager, instances, chat model,"
+        " retrieval.",
         epilog="To make a service fail: python -m backend.demo fault NAME [--service S] [--path P]"
-        f" [--times N]; to stop: python -m backend.demo fault off. Faults: {', '.join(FAULTS)}.",
+        f" [--times N]; to stop: python -m backend.demo fault off. Faults: {', '.join(EVERY_FAULT)}.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
     add("--host", type=_host, default=default.host, help="loopback address to listen on")
-    add(
-        "--catalogue-port",
-        type=_port,
-        default=default.catalogue_port,
-        help="port of the catalogue; 0: a free one",
-    )
-    add("--manager-port", type=_port, default=default.manager_port, help="port of the manager; 0: a free one")
-    add("--control-port", type=_port, default=default.control_port, help="port of the control; 0: a free one")
+    for name in ("catalogue", "manager", "model", "retrieval", "control"):
+        port = getattr(default, f"{name}_port")
+        add(f"--{name}-port", type=_port, default=port, help=f"port of the {name}; 0: a free one")
     add(
         "--instance-ports",
         type=_instance_ports,
@@ -73,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--capacity", type=int, default=default.capacity, help="instances that may run at once")
     add("--max-sessions", type=int, default=default.max_sessions, help="sessions one instance takes")
     add("--list-form", action="store_true", help="answer the avatar list as names, as the older service did")
+    add("--model-stays-open", action="store_true", help="never close a chat stream, as the older model did")
     add("--exit-with-parent", action="store_true", help="stop when the process that started this one is gone")
     return parser
 
@@ -82,12 +79,15 @@ def _settings(options: argparse.Namespace) -> Settings:
         host=options.host,
         catalogue_port=options.catalogue_port,
         manager_port=options.manager_port,
+        model_port=options.model_port,
+        retrieval_port=options.retrieval_port,
         control_port=options.control_port,
         instance_ports=options.instance_ports,
         latency_seconds=options.latency,
         capacity=options.capacity,
         max_sessions=options.max_sessions,
         list_form=options.list_form,
+        model_stays_open=options.model_stays_open,
     )
 
 

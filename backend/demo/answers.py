@@ -31,10 +31,17 @@ class Answer:
 
     async def whole(self) -> bytes:
         """Collect the body."""
+        async with aclosing(self.pieces()) as pieces:
+            return b"".join([piece async for piece in pieces])
+
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
+        """The body as it is made."""
         if isinstance(self.body, bytes):
-            return self.body
+            yield self.body
+            return
         async with aclosing(self.body) as chunks:
-            return b"".join([chunk async for chunk in chunks])
+            async for chunk in chunks:
+                yield chunk
 
 
 def as_json(value: object, status: int = 200, headers: Headers = ()) -> Answer:

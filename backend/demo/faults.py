@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Self
 
 from backend.demo.answers import JSON_TYPE, Answer, Headers, as_detail, as_json
+from backend.demo.event_faults import EVENT_FAULTS, EVENTS_BEFORE, LEAK, Fault, Right, first_pieces
 from backend.demo.wire import Exchange
-
-Right = Callable[[], Awaitable[Answer]]
-Fault = Callable[[Exchange, Right], Awaitable[None]]
 
 SLOW_BYTE_SECONDS = 0.05
 # Time for a client to take the head off its socket before the reset overtakes it.
 HEAD_SECONDS = 0.05
 HUGE_BYTES = 100 * 1024 * 1024
-# What an upstream may let slip: a gateway's own answer must contain none of it.
-LEAK = "Traceback (most recent call last): /srv/secret/path/live.py line 41, http://10.1.2.3:8606"
 
 
 class UnknownSwitch(ValueError):
@@ -50,8 +46,8 @@ class Switch:
     def _check(self) -> None:
         if self.service not in SERVICES:
             raise UnknownSwitch(f"no service {self.service!r}; there are {', '.join(SERVICES)}")
-        if self.fault not in FAULTS:
-            raise UnknownSwitch(f"no fault {self.fault!r}; there are {', '.join(FAULTS)}")
+        if self.fault not in EVERY_FAULT:
+            raise UnknownSwitch(f"no fault {self.fault!r}; there are {', '.join(EVERY_FAULT)}")
         if not isinstance(self.path, str):
             raise UnknownSwitch("path is a text such as /avatar/preview or *")
         if self.times is not None and (type(self.times) is not int or self.times < 1):
@@ -128,33 +124,31 @@ async def _slow_body(exchange: Exchange, right: Right) -> None:
 
 
 async def _dripping(answer: Answer) -> AsyncGenerator[bytes, None]:
-    async with aclosing(_chunks(answer)) as chunks:
+    async with aclosing(answer.pieces()) as chunks:
         async for chunk in chunks:
             for byte in chunk:
                 yield bytes([byte])
                 await asyncio.sleep(SLOW_BYTE_SECONDS)
 
 
-async def _chunks(answer: Answer) -> AsyncGenerator[bytes, None]:
-    if isinstance(answer.body, bytes):
-        yield answer.body
-        return
-    async with aclosing(answer.body) as chunks:
-        async for chunk in chunks:
-            yield chunk
-
-
 async def _cut_body(exchange: Exchange, right: Right) -> None:
     answer = await right()
-    body = await answer.whole()
+    body = await _known(answer)
     await exchange.start(answer, len(body))
     await exchange.write(body[: len(body) // 2])
     exchange.close()
 
 
+async def _known(answer: Answer) -> bytes:
+    """The body, or the begin of one that has no length: some of those never end."""
+    if answer.size is not None:
+        return await answer.whole()
+    return b"".join(await first_pieces(answer, EVENTS_BEFORE))
+
+
 async def _cut_chunked(exchange: Exchange, right: Right) -> None:
     answer = await right()
-    body = await answer.whole()
+    body = await _known(answer)
     await exchange.start(answer, size=None)
     quarter = max(1, len(body) // 4)
     await exchange.write(body[:quarter])
@@ -191,8 +185,9 @@ async def _blanks(size: int) -> AsyncGenerator[bytes, None]:
 
 _LOCATION: Headers = ((b"location", b"http://127.0.0.1:1/"),)
 
-SERVICES = ("catalogue", "manager", "instance")
+SERVICES = ("catalogue", "manager", "instance", "model", "retrieval")
 
+# Of any answer; those of event streams come on top.
 FAULTS: dict[str, Fault] = {
     # The closed port is the listener's work; a call that was already inside meets a reset.
     "refuse": _reset,
@@ -211,3 +206,4 @@ FAULTS: dict[str, Fault] = {
     "huge": _huge,
     "wrong-length": _wrong_length,
 }
+EVERY_FAULT: dict[str, Fault] = FAULTS | EVENT_FAULTS

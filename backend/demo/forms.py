@@ -31,24 +31,26 @@ class Form:
 
     fields: dict[str, str] = field(default_factory=dict)
     files: dict[str, Upload] = field(default_factory=dict)
+    # What the files begin with, for those who asked to have it kept.
+    begins: dict[str, bytes] = field(default_factory=dict, repr=False)
 
     def record(self) -> dict[str, object]:
-        return asdict(self)
+        return {"fields": self.fields, "files": {name: asdict(file) for name, file in self.files.items()}}
 
 
-async def read_form(exchange: Exchange) -> Form:
-    """Read a multipart or urlencoded form; raise ValueError when it is broken."""
+async def read_form(exchange: Exchange, keep_bytes: int = 0) -> Form:
+    """Read a multipart or urlencoded form, keep what files begin with; raise ValueError for a broken one."""
     kind, options = parse_options_header(exchange.header(b"content-type"))
     if kind == b"multipart/form-data":
-        return await _read_multipart(exchange, options.get(b"boundary", b""))
+        return await _read_multipart(exchange, options.get(b"boundary", b""), keep_bytes)
     text = (await exchange.read()).decode()
     return Form(dict(parse_qsl(text, keep_blank_values=True)))
 
 
-async def _read_multipart(exchange: Exchange, boundary: bytes) -> Form:
+async def _read_multipart(exchange: Exchange, boundary: bytes, keep_bytes: int) -> Form:
     if not boundary:
         raise ValueError("multipart without a boundary")
-    reader = _PartReader()
+    reader = _PartReader(keep_bytes)
     parser = MultipartParser(
         boundary,
         {
@@ -72,14 +74,16 @@ async def _read_multipart(exchange: Exchange, boundary: bytes) -> Form:
 class _PartReader:
     """Turns the parser's callbacks into a form."""
 
-    def __init__(self) -> None:
+    def __init__(self, keep_bytes: int) -> None:
         self.form = Form()
+        self._keep_bytes = keep_bytes
         self.completed = False
 
     def begin(self) -> None:
         self._headers: dict[bytes, bytes] = {}
         self._header = (bytearray(), bytearray())
         self._text = bytearray()
+        self._begin = bytearray()
         self._size = 0
         self._sha256 = hashlib.sha256()
 
@@ -107,6 +111,7 @@ class _PartReader:
         else:
             self._size += len(piece)
             self._sha256.update(piece)
+            self._begin += piece[: self._keep_bytes - len(self._begin)]
 
     def end(self) -> None:
         if self._filename is None:
@@ -115,6 +120,7 @@ class _PartReader:
         content_type = self._headers.get(b"content-type", b"").decode("latin-1")
         upload = Upload(self._filename, content_type, self._size, self._sha256.hexdigest())
         self.form.files[self._name] = upload
+        self.form.begins[self._name] = bytes(self._begin)
 
     def complete(self) -> None:
         self.completed = True

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
-from backend.demo.faults import FAULTS, SERVICES
+from backend.demo.faults import EVERY_FAULT, SERVICES
 
 # The control port answers at once or is not there.
 ANSWER_SECONDS = 5.0
@@ -34,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m backend.demo fault", description="Make a service of the running demo world fail."
     )
-    parser.add_argument("name", choices=[*FAULTS, "off"], help="the fault, or off to clear them all")
+    parser.add_argument("name", choices=[*EVERY_FAULT, "off"], help="the fault, or off to clear them all")
     parser.add_argument(
         "--service", choices=SERVICES, default="catalogue", help="who fails (default: catalogue)"
     )

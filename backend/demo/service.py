@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from email.utils import formatdate
 
 from backend.demo.answers import Answer, Headers
-from backend.demo.faults import FAULTS, Switchboard
+from backend.demo.faults import EVERY_FAULT, Switchboard
 from backend.demo.wire import Exchange, Listener
 
 Handler = Callable[[Exchange], Awaitable[Answer]]
@@ -27,8 +27,8 @@ class Latency:
 
     seconds: float
 
-    async def wait(self) -> None:
-        await asyncio.sleep(self.seconds)
+    async def wait(self, share: float = 1.0) -> None:
+        await asyncio.sleep(self.seconds * share)
 
 
 @dataclass
@@ -102,7 +102,7 @@ class Service:
             if fault is None:
                 await exchange.send(await self._answer(exchange, routes))
             else:
-                await FAULTS[fault](exchange, lambda: self._answer(exchange, routes))
+                await EVERY_FAULT[fault](exchange, lambda: self._answer(exchange, routes))
 
     async def _answer(self, exchange: Exchange, routes: Routes) -> Answer:
         handler = self._find(exchange, routes)

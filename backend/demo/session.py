@@ -40,7 +40,8 @@ class DemoSession:
             raise DemoError(
                 f"the demo has known passwords and listens on loopback only, not on {settings.host}"
             )
-        free = ["--catalogue-port=0", "--manager-port=0", "--control-port=0", "--instance-ports=auto"]
+        ports = ("catalogue", "manager", "model", "retrieval", "control")
+        free = [*(f"--{name}-port=0" for name in ports), "--instance-ports=auto"]
         command = [sys.executable, "-m", "backend.demo", "--exit-with-parent", f"--latency={latency_seconds}"]
         world = subprocess.Popen(  # noqa: S603 - our own interpreter and module
             command + (free if settings.port == 0 else []),
@@ -52,14 +53,16 @@ class DemoSession:
         if not line:
             raise DemoError("the demo world did not start (see above)")
         ready = json.loads(line)
-        ports = ready["instance_ports"]
+        instance_ports = ready["instance_ports"]
         return cls(
             world,
             {
                 "AVATAR_SERVICE_URL": ready["catalogue"],
                 "AVATAR_MANAGER_URL": ready["manager"],
                 "AVATAR_INSTANCE_HOST": "127.0.0.1",
-                "AVATAR_INSTANCE_PORTS": "1024-65535" if ports == "auto" else ports,
+                "AVATAR_INSTANCE_PORTS": "1024-65535" if instance_ports == "auto" else instance_ports,
+                "LLM_URL": ready["model"],
+                "RAG_URL": ready["retrieval"],
                 "DATABASE_URL": f"sqlite:///{settings.gateway_instance_dir / 'demo.db'}",
             },
             ready["control"],
@@ -80,6 +83,7 @@ avatar gateway on {url}, with a demo world ({self.latency_seconds:g} s for its s
     TOKEN=$(curl -s {url}/api/login --json '{{"email":"{student}","password":"{PASSWORD}"}}' | cut -d'"' -f4)
     curl -s {url}/api/avatar/list -H "Authorization: Bearer $TOKEN"
     curl -s {url}/api/avatar/preview -H "Authorization: Bearer $TOKEN" -d 'avatar_name=Ada Demo' -o ada.png
+    curl -sN {url}/api/chat/stream -H "Authorization: Bearer $TOKEN" -F 'message=Why is the sky blue?'
 
   load    {sys.executable} test_async_performance.py --base-url {url}
   faults  {sys.executable} -m backend.demo fault hang --control {self.control_url}   (off: fault off)

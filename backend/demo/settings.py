@@ -40,6 +40,8 @@ class Settings:
     host: str = "127.0.0.1"
     catalogue_port: int = 8606
     manager_port: int = 8607
+    model_port: int = 8611
+    retrieval_port: int = 8602
     control_port: int = 8690
     instance_ports: InstancePorts = InstancePorts()
     latency_seconds: float = 3.0
@@ -48,18 +50,29 @@ class Settings:
     # answer, so a limit of 100 would be used up by the hundredth reconnect.
     max_sessions: int = 10_000
     list_form: bool = False
+    model_stays_open: bool = False
 
     @classmethod
-    def free(cls, *, latency_seconds: float = 0.0, capacity: int = 5, list_form: bool = False) -> Self:
+    def free(
+        cls,
+        *,
+        latency_seconds: float = 0.0,
+        capacity: int = 5,
+        list_form: bool = False,
+        model_stays_open: bool = False,
+    ) -> Self:
         """Settings for a test: every port is a free one."""
         return cls(
             catalogue_port=0,
             manager_port=0,
+            model_port=0,
+            retrieval_port=0,
             control_port=0,
             instance_ports=InstancePorts(0, 0),
             latency_seconds=latency_seconds,
             capacity=capacity,
             list_form=list_form,
+            model_stays_open=model_stays_open,
         )
 
 

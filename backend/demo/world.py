@@ -11,6 +11,8 @@ from backend.demo.catalogue import Catalogue
 from backend.demo.control import Control
 from backend.demo.faults import SERVICES, Switchboard
 from backend.demo.manager import Manager
+from backend.demo.model import Model
+from backend.demo.retrieval import Retrieval
 from backend.demo.service import Latency, Ledger, Routes, Service
 from backend.demo.settings import Settings
 from backend.demo.wire import Listener
@@ -18,11 +20,15 @@ from backend.demo.wire import Listener
 _HTML: Headers = ((b"content-type", b"text/html; charset=utf-8"),)
 _TEXT: Headers = ((b"content-type", b"text/plain; charset=utf-8"),)
 
+_OF_FLASK = Answer(404, _HTML, b"<!doctype html>\n<title>404 Not Found</title>\n<h1>Not Found</h1>\n")
+
 # What each real framework says about a route it does not have.
 MISSING: dict[str, Answer] = {
     "catalogue": as_detail("Not Found", 404),
-    "manager": Answer(404, _HTML, b"<!doctype html>\n<title>404 Not Found</title>\n<h1>Not Found</h1>\n"),
+    "manager": _OF_FLASK,
     "instance": Answer(404, _TEXT, b"404: Not Found"),
+    "model": _OF_FLASK,
+    "retrieval": _OF_FLASK,
     "control": as_json({"detail": "Not Found"}, 404),
 }
 
@@ -35,6 +41,8 @@ HEADERS: dict[str, Headers] = {
         (b"access-control-allow-origin", b"*"),
         (b"access-control-allow-credentials", b"true"),
     ),
+    "model": ((b"server", b"gunicorn"),),
+    "retrieval": ((b"server", b"Werkzeug/3.0.1 Python/3.10.12"),),
     "control": (),
 }
 
@@ -60,9 +68,10 @@ class World:
         }
         played = {name: self._services[name] for name in SERVICES}
         self._catalogue = Catalogue(self.latency, self.settings.list_form)
+        self._model = Model(self.latency, self.settings.model_stays_open)
+        self._retrieval = Retrieval(self.latency)
         self._manager = Manager(self.settings, self.latency, self._services["instance"])
         self.control = Control(switchboard, played, self._catalogue, self.latency)
-
         self._at: dict[str, Listener] = {}
 
     def __repr__(self) -> str:
@@ -92,11 +101,19 @@ class World:
         return self._at["manager"].url
 
     @property
+    def model_url(self) -> str:
+        return self._at["model"].url
+
+    @property
+    def retrieval_url(self) -> str:
+        return self._at["retrieval"].url
+
+    @property
     def control_url(self) -> str:
         return self._at["control"].url
 
     def ledger(self, service: str) -> Ledger:
-        """The counted calls of `catalogue`, `manager` or `instance`."""
+        """The counted calls of one of SERVICES."""
         return self._services[service].ledger
 
     def ready(self) -> dict[str, object]:
@@ -111,6 +128,8 @@ class World:
         return (
             ("catalogue", self.settings.catalogue_port, self._catalogue.routes()),
             ("manager", self.settings.manager_port, self._manager.routes()),
+            ("model", self.settings.model_port, self._model.routes()),
+            ("retrieval", self.settings.retrieval_port, self._retrieval.routes()),
             ("control", self.settings.control_port, self.control.routes()),
         )
 

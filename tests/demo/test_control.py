@@ -72,7 +72,7 @@ async def test_counters_tell_calls_by_service_and_path(
     await client.get(f"{world.catalogue_url}/health?x=1")
     await client.get(f"{instance_url}/health")
     counters = (await client.get(f"{world.control_url}/counters")).json()
-    assert counters.keys() == {"catalogue", "manager", "instance"}
+    assert counters.keys() == {"catalogue", "manager", "instance", "model", "retrieval"}
     assert counters["catalogue"] == {"calls": 1, "open": 0, "aborted": 0, "by_path": {"/health": 1}}
     assert counters["manager"]["by_path"] == {"/avatar/start": 1}
     assert counters["instance"]["calls"] == 1

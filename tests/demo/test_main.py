@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
@@ -12,12 +13,14 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
 DEMO = [sys.executable, "-m", "backend.demo"]
-FREE = ["--catalogue-port", "0", "--manager-port", "0", "--control-port", "0", "--instance-ports", "auto"]
+SERVICES = ("catalogue", "manager", "model", "retrieval")
+FREE = [*(f"--{name}-port=0" for name in (*SERVICES, "control")), "--instance-ports=auto"]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -39,9 +42,9 @@ def ready(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 def test_ready_line_tells_where_everything_is(ready: dict[str, Any]) -> None:
-    assert ready.keys() == {"ready", "catalogue", "manager", "control", "instance_ports"}
+    assert ready.keys() == {"ready", *SERVICES, "control", "instance_ports"}
     assert ready["ready"] is True
-    for name in ("catalogue", "manager"):
+    for name in ("catalogue", "manager", "model"):
         with urllib.request.urlopen(f"{ready[name]}/health", timeout=5) as answer:  # noqa: S310
             assert answer.status == 200
 
@@ -62,6 +65,39 @@ def test_fault_command_flips_a_switch_and_clears_it(ready: dict[str, Any]) -> No
         urllib.request.urlopen(f"{ready['catalogue']}/health", timeout=5)  # noqa: S310
     failure.value.close()
     assert run("fault", "off", *control).stdout == "no faults\n"
+
+
+def test_fault_command_knows_the_model_and_the_faults_of_streams(ready: dict[str, Any]) -> None:
+    flipped = run(
+        "fault", "stream-stall", "--service", "model", "--times", "1", "--control", ready["control"]
+    )
+    assert json.loads(flipped.stdout) == {
+        "service": "model",
+        "path": "*",
+        "fault": "stream-stall",
+        "times": 1,
+    }
+
+
+def test_model_can_be_told_never_to_close_a_stream() -> None:
+    command = [*DEMO, *FREE, "--latency=0", "--model-stays-open"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as started:
+        assert started.stdout is not None
+        ready = json.loads(started.stdout.readline())
+        asked = json.dumps({"user_id": "1", "session_id": "1", "input": "hello"}).encode()
+        connection = http.client.HTTPConnection(urlsplit(ready["model"]).netloc, timeout=10)
+        connection.request("POST", "/chat/stream", asked)
+        answer = connection.getresponse()
+        while b'"finished"' not in answer.readline():
+            pass
+        assert answer.readline() == b"\n"
+        connection.sock.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            answer.read(1)
+        answer.close()
+        connection.close()
+        started.terminate()
+        assert started.wait(timeout=5) == 0
 
 
 def test_fault_command_says_why_a_switch_was_refused(ready: dict[str, Any]) -> None:
