@@ -17,6 +17,8 @@ CONVERSATIONS_KEPT = 1000
 QUESTIONS_KEPT = 8
 QUESTION_LETTERS_KEPT = 80
 QUOTE_LETTERS = 240
+# A sentence that shares so many terms is an answer, and no lesson is given on top.
+ANSWERING_TERMS = 2
 
 # A gateway may put what it found beside the question, under a line that says so.
 _MATERIAL = re.compile(
@@ -25,6 +27,8 @@ _MATERIAL = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _QUESTION = re.compile(r"^\W*(?:(?:user'?s? )?question|用户问题|问题)\W*[:：]", re.IGNORECASE | re.MULTILINE)
+# `[1] handbook.pdf (page 3):` in front of a passage.
+_LABEL = re.compile(r"\[\d+\][^:：]{0,200}[:：]\s")
 _FILE = re.compile(
     r"[^\s\[\](){}<>\"'“”,;:：（）《》【】]+\.(?:pdf|txt|docx?|md|pptx?|xlsx?)\b", re.IGNORECASE
 )
@@ -43,7 +47,8 @@ SAYINGS = {
         "recalled": "You asked me: {}.",
         "nothing": "This is the first thing you ask me here.",
         "before": "As I said before: {} Now a step further.",
-        "quote": "In your material I read: “{}”{}",
+        "quote": "In the course material I read: “{}”{}",
+        "enough": "If that is not what you wanted to know, tell me which word of it is unclear.",
         "source": " ({})",
         "unknown": "You ask: “{}” I have no lesson on that, for I am only the demo's model, but here is how I"
         " would begin. Say in one sentence what you know for certain. Then name the one word in the question"
@@ -56,7 +61,8 @@ SAYINGS = {
         "recalled": "你问过我：{}。",
         "nothing": "这是你在这里问我的第一个问题。",
         "before": "正如我前面说过的：{}现在更进一步。",
-        "quote": "我在你的资料里读到：“{}”{}",
+        "quote": "我在课程资料里读到：“{}”{}",
+        "enough": "如果这不是你想知道的，请告诉我哪个词不清楚。",
         "source": "（{}）",
         "unknown": "你问的是：“{}”我只是演示用的模型，没有准备这一课，不过我会这样开始：先用一句话说出"
         "你确定知道的；再找出问题里你没法讲给朋友听的那个词，先把它查清楚。",
@@ -95,6 +101,15 @@ class Conversation:
 
 
 @dataclass(frozen=True)
+class Quote:
+    """A sentence of some file, and how many terms it shares with the question."""
+
+    sentence: str
+    file: str
+    shared: int
+
+
+@dataclass(frozen=True)
 class Prompt:
     """A question, and the material that came with it."""
 
@@ -114,15 +129,19 @@ class Prompt:
             return cls(text.strip())
         return cls(text[: heading.start()].strip(), text[heading.end() :].strip())
 
-    def quote(self) -> tuple[str, str]:
-        """The sentence of the material that is closest to the question, and the file named nearest before."""
+    def quote(self) -> Quote | None:
+        """The sentence of the material that shares most with the question, if any shares anything."""
         asked = terms(self.question)
-        told = sentences(self.material)
-        if not told:
-            return "", ""
-        best = max(told, key=lambda sentence: len(asked & terms(sentence)))
-        files = _FILE.findall(self.material[: self.material.find(best) + len(best)])
-        return best[:QUOTE_LETTERS], files[-1] if files else ""
+        file, best = "", None
+        for line in self.material.splitlines():
+            label = _LABEL.match(line)
+            named = _FILE.search(label[0] if label else line)
+            file = named[0] if named else file
+            for sentence in sentences(line[label.end() :] if label else line):
+                shared = len(asked & terms(sentence))
+                if shared > (best.shared if best else 0):
+                    best = Quote(sentence[:QUOTE_LETTERS], file, shared)
+        return best
 
 
 class Tutor:
@@ -149,7 +168,12 @@ class Tutor:
         prompt = Prompt.parse(text)
         conversation = self._conversation(session)
         tongue = "zh" if chinese(prompt.question) else "en"
-        said = self._quoted(prompt, tongue) + self._said(prompt.question, conversation, tongue)
+        quote = prompt.quote()
+        said = [_quoted(quote, tongue)] if quote else []
+        if quote and quote.shared >= ANSWERING_TERMS:
+            said.append(SAYINGS[tongue]["enough"])
+        else:
+            said += self._said(prompt.question, conversation, tongue)
         conversation.questions.append(prompt.question[:QUESTION_LETTERS_KEPT])
         return SAYINGS[tongue]["space"].join(said)
 
@@ -159,14 +183,6 @@ class Tutor:
         if len(self._conversations) > CONVERSATIONS_KEPT:
             self._conversations.popitem(last=False)
         return conversation
-
-    @staticmethod
-    def _quoted(prompt: Prompt, tongue: str) -> list[str]:
-        sentence, file = prompt.quote()
-        if not sentence:
-            return []
-        source = SAYINGS[tongue]["source"].format(file) if file else ""
-        return [SAYINGS[tongue]["quote"].format(sentence, source)]
 
     def _said(self, question: str, conversation: Conversation, tongue: str) -> list[str]:
         sayings = SAYINGS[tongue]
@@ -196,6 +212,11 @@ class Tutor:
         if not again:
             return [words.first, words.ask]
         return [SAYINGS[tongue]["before"].format(sentences(words.first)[0]), words.more, words.ask]
+
+
+def _quoted(quote: Quote, tongue: str) -> str:
+    source = SAYINGS[tongue]["source"].format(quote.file) if quote.file else ""
+    return SAYINGS[tongue]["quote"].format(quote.sentence, source)
 
 
 def _lesson(name: str, keywords: Sequence[str], en: dict[str, str], zh: dict[str, str]) -> Lesson:
