@@ -63,7 +63,9 @@ class DemoSession:
                 "AVATAR_INSTANCE_PORTS": "1024-65535" if instance_ports == "auto" else instance_ports,
                 "LLM_URL": ready["model"],
                 "RAG_URL": ready["retrieval"],
+                # Of its own, so that what is tried out never meets what people entrusted to a real one.
                 "DATABASE_URL": f"sqlite:///{settings.gateway_instance_dir / 'demo.db'}",
+                "GATEWAY_FILES_DIR": str(settings.gateway_instance_dir / "demo-files"),
             },
             ready["control"],
             latency_seconds,
