@@ -33,6 +33,7 @@ class Retrieval:
     def __init__(self, latency: Latency) -> None:
         self._latency = latency
         self._index = Index()
+        self._ingesting: set[asyncio.Task[Answer]] = set()
         for entry in json.loads(LIBRARY.read_text("utf-8")):
             self._index.put(PUBLIC, Document.of_text(entry["source"], entry["text"]))
 
@@ -86,7 +87,19 @@ class Retrieval:
         owner = form.fields.get("user_id", "")
         return await self._ingest(form, owner) if owner else _failed("user_id is required")
 
+    async def close(self) -> None:
+        for work in list(self._ingesting):
+            work.cancel()
+        await asyncio.gather(*self._ingesting, return_exceptions=True)
+
     async def _ingest(self, form: Form, owner: str) -> Answer:
+        """Finish what has begun though the caller leaves, as a server with a thread per request does."""
+        work = asyncio.create_task(self._ingested(form, owner))
+        self._ingesting.add(work)
+        work.add_done_callback(self._ingesting.discard)
+        return await asyncio.shield(work)
+
+    async def _ingested(self, form: Form, owner: str) -> Answer:
         file = form.files.get("file")
         if file is None or not file.filename:
             return _failed("file is required")

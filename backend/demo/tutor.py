@@ -27,8 +27,8 @@ _MATERIAL = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _QUESTION = re.compile(r"^\W*(?:(?:user'?s? )?question|用户问题|问题)\W*[:：]", re.IGNORECASE | re.MULTILINE)
-# `[1] handbook.pdf (page 3):` in front of a passage.
-_LABEL = re.compile(r"\[\d+\][^:：]{0,200}[:：]\s")
+# `[1] the handbook.pdf, page 3:` in front of a passage.
+_LABEL = re.compile(r"\[\d+\]\s*(?P<file>[^:：]{0,200}?)(?:[\s,，(（]+(?:page|p\.|第)[^:：]{0,20})?[:：]\s")
 _FILE = re.compile(
     r"[^\s\[\](){}<>\"'“”,;:：（）《》【】]+\.(?:pdf|txt|docx?|md|pptx?|xlsx?)\b", re.IGNORECASE
 )
@@ -135,8 +135,8 @@ class Prompt:
         file, best = "", None
         for line in self.material.splitlines():
             label = _LABEL.match(line)
-            named = _FILE.search(label[0] if label else line)
-            file = named[0] if named else file
+            named = _FILE.search(line)
+            file = label["file"] if label else named[0] if named else file
             for sentence in sentences(line[label.end() :] if label else line):
                 shared = len(asked & terms(sentence))
                 if shared > (best.shared if best else 0):

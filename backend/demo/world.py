@@ -82,6 +82,7 @@ class World:
             for service in self._services.values():
                 stack.push_async_callback(service.close)
             stack.push_async_callback(self._manager.close)
+            stack.push_async_callback(self._retrieval.close)
             for name, port, routes in self._doors():
                 self._at[name] = await self._open(name, port, routes)
             self._stack = stack.pop_all()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 import tracemalloc
@@ -10,10 +11,11 @@ import pytest
 
 from backend.demo.index import TEXT_BYTES_KEPT
 from backend.demo.retrieval import ASKED
+from backend.demo.settings import Settings
 from backend.demo.world import World
 
 from .conftest import LATENCY_SECONDS
-from .sockets import dial, hang_up
+from .sockets import dial, hang_up, until
 
 pytestmark = pytest.mark.asyncio
 
@@ -69,6 +71,37 @@ async def test_upload_tells_where_it_went_and_in_how_many_pieces(
     }
     assert public["admin"] is True
     assert public.keys() == own.keys() - {"user_id"}
+
+
+async def test_document_is_taken_in_though_its_sender_has_left(
+    world: World, client: httpx.AsyncClient
+) -> None:
+    world.latency.seconds = 0.3
+    head = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\n\r\n'
+    form = head + ABOUT_TEAL + b"\r\n--b--\r\n"
+    _, writer = await dial(world.retrieval_url)
+    writer.write(
+        b"POST /admin/upload HTTP/1.1\r\nHost: demo\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+        b"Content-Length: %d\r\n\r\n" % len(form) + form
+    )
+    await until(lambda: world.ledger("retrieval").open == 1, seconds=10)
+    await hang_up(writer)
+    await until(lambda: world.ledger("retrieval").aborted == 1, seconds=10)
+    url, files = f"{world.retrieval_url}/api/public_files", list[str]()
+    async with asyncio.timeout(10):
+        while "a.txt" not in files:
+            await asyncio.sleep(0.02)
+            files = (await client.get(url)).json()["files"]
+
+
+async def test_world_ends_amid_an_upload(client: httpx.AsyncClient) -> None:
+    async with asyncio.timeout(10):
+        async with World(Settings.free(latency_seconds=60.0)) as world:
+            upload = asyncio.create_task(uploaded(world, client))
+            await until(lambda: world.ledger("retrieval").open == 1)
+            await asyncio.sleep(0.05)
+        with pytest.raises(httpx.TransportError):
+            await upload
 
 
 async def test_larger_file_takes_longer(world: World, client: httpx.AsyncClient) -> None:

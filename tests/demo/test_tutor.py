@@ -107,6 +107,12 @@ def test_sentence_of_the_material_that_fits_is_quoted_with_its_file(tutor: Tutor
     assert Prompt.parse(text).question == QUESTION
 
 
+@pytest.mark.parametrize("page", ["", ", page 3", " (p. 3)", "（第3页）"])
+def test_file_may_have_blanks_in_its_name_and_a_page_behind_it(tutor: Tutor, page: str) -> None:
+    text = f"What is teal?\n\nCourse material that may help:\n\n[1] a b#1.txt{page}: Teal is a colour."
+    assert "“Teal is a colour.” (a b#1.txt)" in tutor.answer(text, "1")
+
+
 def test_chinese_material_is_quoted_in_chinese(tutor: Tutor) -> None:
     text = (
         "物理考试什么时候？\n\nCourse material that may help:\n\n[1] 学习手册.txt: 物理考试在六月二十四日。"

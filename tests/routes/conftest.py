@@ -23,6 +23,8 @@ def leading_to(world: World, folder: Path, **over: Any) -> Settings:
     to_the_world = {
         "avatar_service_url": world.catalogue_url,
         "avatar_manager_url": world.manager_url,
+        "llm_url": world.model_url,
+        "rag_url": world.retrieval_url,
         # The world takes free ports, which may be any.
         "avatar_instance_ports": "1024-65535",
         "gateway_revocation_seconds": 0.05,
