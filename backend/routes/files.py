@@ -76,7 +76,7 @@ async def own_files() -> GatewayResponse:
     return _said(OwnFiles(msg="Your files.", total=len(shown), files=shown))
 
 
-@files.get("/files/<int:file_id>")
+@files.get("/files/<file_id>")
 @operation(
     "Load a file.",
     tag="knowledge",
@@ -84,7 +84,7 @@ async def own_files() -> GatewayResponse:
     errors=(404, 503),
 )
 @direct
-async def load(file_id: int) -> GatewayResponse:
+async def load(file_id: str) -> GatewayResponse:
     record, content = await gateway().files.load(_asker(await caller()), file_id)
     headers = [
         (b"content-type", kind_of(record).media_type.encode("ascii")),

@@ -145,7 +145,7 @@ class Inspection:
 class Text:
     """Tells whether bytes are text, in UTF-8 or the Chinese encodings that GB 18030 comprises."""
 
-    _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
+    _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")
 
     def __init__(self) -> None:
         self._decoders = [codecs.getincrementaldecoder(name)() for name in ("utf-8", "gb18030")]

@@ -131,9 +131,10 @@ class Files:
         """Return the ids of those who have documents in the index."""
         return await self._library.users()
 
-    async def load(self, asker: Asker, file_id: int) -> tuple[Record, Reading]:
+    async def load(self, asker: Asker, file_id: str) -> tuple[Record, Reading]:
         """Open an own file, or for a tutor a public one. Raises NotFound."""
-        record = await self._database.run(file_records.by_id(file_id))
+        number = _number(file_id)
+        record = None if number is None else await self._database.run(file_records.by_id(number))
         if record is None or record.state == "deleting" or record.shelf not in asker.shelves:
             raise NotFound
         return record, await self._store.open(record.path, record.size)
@@ -186,9 +187,16 @@ def _chat_id(value: str) -> int | None:
         return None
     if not (digits.isascii() and digits.isdigit()):
         raise BadRequest("session_id needs to be a whole number.")
-    if len(digits.lstrip("0")) > 9:  # of no conversation, and too large for some databases
+    number = _number(digits)
+    if number is None:
         raise NotFound("There is no such conversation.")
-    return int(digits)
+    return number
+
+
+def _number(digits: str) -> int | None:
+    """Return an id, None for what can be none: databases count to two thousand million."""
+    plain = digits.isascii() and digits.isdigit() and len(digits.lstrip("0")) <= 9
+    return int(digits) if plain and len(digits) <= 20 else None
 
 
 def _accept_into_chat(

@@ -10,8 +10,10 @@ from backend.errors import (
     BadRequest,
     GatewayError,
     TooLarge,
+    UpstreamBroken,
     UpstreamBusy,
     UpstreamError,
+    UpstreamFirstByteTimeout,
     UpstreamGarbage,
     UpstreamRejected,
 )
@@ -29,7 +31,12 @@ LIST_TIMEOUTS = Timeouts(first_byte=15, idle=10, total=30)
 
 UNREADABLE = "The document index could not read this file."
 # Its status -> what that means: it answers 400 and 500 for whatever goes wrong with a document.
-OTHERWISE: Mapping[int, type[GatewayError]] = {404: UpstreamGarbage, 429: UpstreamBusy, 503: UpstreamBusy}
+OTHERWISE: Mapping[int, type[GatewayError]] = {
+    404: UpstreamGarbage,  # of a path: something else lives there
+    429: UpstreamBusy,
+    503: UpstreamBusy,
+    504: UpstreamFirstByteTimeout,
+}
 OF_A_DOCUMENT: Mapping[int, type[GatewayError]] = {
     **OTHERWISE,
     400: BadRequest,
@@ -116,7 +123,11 @@ class Library:
             (b"content-type", b"application/x-www-form-urlencoded"),
             (b"content-length", b"%d" % len(body)),
         ]
-        answer = await self._post(shelf.path + "/delete", headers, body, REMOVE_TIMEOUTS)
+        path = shelf.path + "/delete"
+        try:
+            answer = await self._post(path, headers, body, REMOVE_TIMEOUTS)
+        except UpstreamBroken:  # the usual cause is a kept connection; removing twice is removing
+            answer = await self._post(path, headers, body, REMOVE_TIMEOUTS)
         return Removed(_count(answer, "deleted_page_embs") or 0, _count(answer, "deleted_chunks") or 0)
 
     async def names(self, shelf: Shelf) -> list[str]:
