@@ -69,7 +69,8 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _joined(stem: str, extension: str) -> str:
-    stem = stem[: MOST_CHARACTERS - len(extension)].strip(" .") or "file"
+    # A browser would send nothing at all of a name that begins with what ends an address.
+    stem = stem[: MOST_CHARACTERS - len(extension)].rstrip(" .").lstrip(" .#?") or "file"
     if _RESERVED.fullmatch(stem.partition(".")[0].rstrip(" ")):
         stem = f"_{stem}"[: MOST_CHARACTERS - len(extension)].rstrip(" .")
     return stem + extension

@@ -125,7 +125,7 @@ def test_text_in_any_pieces_is_text(text: str, encoding: str, places: list[int])
 def test_pieces_do_not_change_what_is_text(content: bytes, places: list[int]) -> None:
     def is_text(pieces: list[bytes]) -> bool:
         looking = Text()
-        return all([looking.feed(piece) for piece in pieces]) and looking.feed(b"", final=True)
+        return all(looking.feed(piece) for piece in pieces) and looking.feed(b"", final=True)
 
     assert is_text(cut(content, places)) == is_text([content])
 

@@ -59,14 +59,12 @@ def wanted(owner_id: int, size: int = 10, name: str = "a.pdf", *, public: bool =
 
 
 def reserved(run: Run, want: Wanted, quota: int = QUOTA) -> Record:
-    record = run(file_records.reserve(want, quota, LATER))
-    return record
+    return run(file_records.reserve(want, quota, LATER))
 
 
 def accepted(run: Run, want: Wanted, state: str = "stored", due_at: datetime | None = NOW) -> Record:
     reserved(run, want)
-    record = run(file_records.accept(want.path, Written(want.size, HASH), state, due_at))
-    return record
+    return run(file_records.accept(want.path, Written(want.size, HASH), state, due_at))
 
 
 def state_of(run: Run, record: Record) -> str | None:
