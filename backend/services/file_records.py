@@ -27,7 +27,7 @@ MOST_FILES = 2000
 WORKING_IN, WORKING_OUT = ("stored", "indexing"), ("arriving", "deleting")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Record:
     """A stored file as it was when it was read."""
 
@@ -53,6 +53,10 @@ class Record:
     def address(self) -> str:
         """Where its owner can load it."""
         return f"/api/files/{self.id}"
+
+    def __repr__(self) -> str:
+        """Logs have no need of names that people gave."""
+        return f"<Record {self.id} of user {self.owner_id}, {self.size} bytes, {self.state}>"
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ SWEEP_SECONDS = 60.0
 MOST_SWEPT = 200
 STOP_SECONDS = 5.0
 
+REMOVED_LATER = "The file will be removed as soon as the index answers."
 BUSY = "The document index is busy. Please try again later."
 
 
@@ -226,6 +227,8 @@ class Indexing:
             removed = await self._out_of_index(leaving)
         except GatewayError as error:
             await self._not_removed(record, leaving, error)
+            if file_states.is_unsure(error):
+                raise type(error)(f"{error.msg} {REMOVED_LATER}") from error
             raise
         try:
             await self._forget(leaving)
@@ -234,13 +237,10 @@ class Indexing:
         return removed
 
     async def _not_removed(self, record: Record, leaving: Record, error: GatewayError) -> None:
+        state, due_at = record.state, record.due_at
         if file_states.is_unsure(error):
-            error.msg += " The file will be removed as soon as the index answers."
-            due_at = self._now() + file_states.pause_after(1)
-            await self._database.run(file_records.settle(leaving, due_at=due_at))
-        else:
-            back = file_records.settle(leaving, state=record.state, due_at=record.due_at)
-            await self._database.run(back)
+            state, due_at = "deleting", self._now() + file_states.pause_after(1)
+        await self._database.run(file_records.settle(leaving, state=state, due_at=due_at))
 
     async def _remove_later(self, record: Record) -> None:
         try:

@@ -12,7 +12,6 @@ from backend.errors import (
     TooLarge,
     UpstreamBroken,
     UpstreamBusy,
-    UpstreamError,
     UpstreamFirstByteTimeout,
     UpstreamGarbage,
     UpstreamRejected,
@@ -177,15 +176,13 @@ class Library:
 
 
 def of_the_index(error: GatewayError) -> GatewayError:
-    """Return an error of the services behind in words of its own: it is no avatar service that failed."""
+    """Return another error in words of its own: it is no avatar service that failed."""
     if isinstance(error, BadRequest):
         return BadRequest(UNREADABLE)
     if isinstance(error, UpstreamRejected):
         return UpstreamRejected("The document index failed to do this.")
-    if isinstance(error, UpstreamError):
-        msg = error.msg.replace("avatar service", "document index")
-        return type(error)(msg, retry_after_seconds=error.retry_after_seconds)
-    return error
+    msg = error.msg.replace("avatar service", "document index")
+    return type(error)(msg, retry_after_seconds=error.retry_after_seconds)
 
 
 def _checked(status: int, content: bytes, by_status: Mapping[int, type[GatewayError]]) -> dict[str, Any]:
