@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from backend.services import library
+from backend.services import accounts, library
 from backend.services.policies import Timeouts
 from tests.support.documents import PDF, PNG, TEXT
 from tests.support.frontend import Frontend, good, refused
@@ -277,8 +277,6 @@ async def test_lists_do_not_mind_what_axios_puts_into_the_query(desk: Shelves) -
 
 @pytest.mark.asyncio
 async def test_deleted_account_with_a_live_token_is_401_and_never_500(desk: Shelves) -> None:
-    from backend.services import accounts  # the only test here that needs it
-
     user = desk.user_id("student")
     await desk.served.gateway.database.run(lambda session: accounts.remove(session, user))
     gone = Frontend(desk.served.http, desk.student.token)

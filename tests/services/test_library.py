@@ -103,6 +103,7 @@ async def test_answers_that_have_no_msg_are_put_into_words(
     with pytest.raises(error) as caught:
         await desk.library.add(ADA, NOTES, Pieces(TEXT))
     assert type(caught.value) is error
+    assert caught.value.__cause__ is not caught.value  # whoever walks along the causes would never end
     assert "avatar" not in caught.value.msg
     assert "srv" not in caught.value.msg
 
