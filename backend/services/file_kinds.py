@@ -121,11 +121,11 @@ class Inspection:
         self._kind = kind
         self._text = Text() if kind.is_text else None
 
-    def begin(self, piece: bytes) -> None:
+    def begin(self, piece: bytes | bytearray) -> None:
         """Look at the first piece, of HEAD_BYTES or the whole file. Raises UnsupportedMedia."""
-        self._require(self._kind.begins(piece[:HEAD_BYTES]))
+        self._require(self._kind.begins(bytes(piece[:HEAD_BYTES])))
 
-    def feed(self, piece: bytes) -> None:
+    def feed(self, piece: bytes | bytearray) -> None:
         """Look at the next piece, the first included. Raises UnsupportedMedia."""
         if self._text is not None:
             self._require(self._text.feed(piece))
@@ -150,7 +150,7 @@ class Text:
     def __init__(self) -> None:
         self._decoders = [codecs.getincrementaldecoder(name)() for name in ("utf-8", "gb18030")]
 
-    def feed(self, piece: bytes, *, final: bool = False) -> bool:
+    def feed(self, piece: bytes | bytearray, *, final: bool = False) -> bool:
         """Take the next bytes; False as soon as they can be no text."""
         if self._CONTROL.search(piece):
             return False
@@ -158,7 +158,7 @@ class Text:
         return bool(self._decoders)
 
 
-def _decodes(decoder: codecs.IncrementalDecoder, piece: bytes, final: bool) -> bool:
+def _decodes(decoder: codecs.IncrementalDecoder, piece: bytes | bytearray, final: bool) -> bool:
     try:
         decoder.decode(piece, final)
     except UnicodeDecodeError:

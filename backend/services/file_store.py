@@ -18,13 +18,14 @@ from backend.services.file_kinds import Inspection
 from backend.services.threads import Threads
 
 T = TypeVar("T")
+Piece = bytes | bytearray
 
 log = logging.getLogger("gateway.files")
 
 # Of each file on its way so much is in memory, twice: a piece being filled and one being written.
-PIECE_BYTES = 256 * 1024
-READ_BYTES = 128 * 1024
-DISK_THREADS = 8
+PIECE_BYTES = 128 * 1024
+READ_BYTES = 64 * 1024
+DISK_THREADS = 4
 # Each upload and download waits for one piece at a time.
 MOST_WAITING = 1000
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -111,7 +112,7 @@ class Writing:
         self._file: BinaryIO | None = None
         self._size = 0
 
-    async def write(self, piece: bytes) -> None:
+    async def write(self, piece: Piece) -> None:
         """Append a piece. Raises StorageFull, UnsupportedMedia for content that is not what it claims."""
         await self._store.run(lambda: self._write(piece))
 
@@ -128,7 +129,7 @@ class Writing:
         if self._file is not None:
             self._file.close()
 
-    def _write(self, piece: bytes) -> None:
+    def _write(self, piece: Piece) -> None:
         self._inspection.feed(piece)
         if self._file is None:
             self._arriving.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

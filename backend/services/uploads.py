@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -197,8 +197,10 @@ class Arriving:
         try:
             while chunk := await deadline.within(body.read(), min(deadline.now() + PAUSE_SECONDS, end)):
                 deadline.close()
-                for event in reader.feed(chunk):
-                    await self._take(event)
+                events = deque(reader.feed(chunk))
+                del chunk  # while the disk is waited for, one copy of these bytes is enough
+                while events:
+                    await self._take(events.popleft())
         except TimeoutError:
             raise UploadStalled from None
         finally:
@@ -271,25 +273,31 @@ class Arriving:
             raise self._too_large()
         if self._record is not None and self._size > self._record.size:
             raise file_records.over_quota(self._uploads.quota)
+        if len(content) >= PIECE_BYTES and not self._piece:
+            await self._write(content)
+            return
         self._piece += content
         if len(self._piece) >= PIECE_BYTES:
-            await self._write()
+            await self._write_piece()
 
     async def _end_file(self) -> None:
         if not self._size:
             raise BadRequest("The file is empty.")
         if self._piece:
-            await self._write()
+            await self._write_piece()
         self._whole = True
 
-    async def _write(self) -> None:
-        piece, self._piece = bytes(self._piece), bytearray()
+    async def _write_piece(self) -> None:
+        piece, self._piece = self._piece, bytearray()
+        await self._write(piece)
+
+    async def _write(self, piece: bytes | bytearray) -> None:
         if self.writing is None:
             await self._open(piece)
         assert self.writing is not None  # noqa: S101 - narrows the type
         await self.writing.write(piece)
 
-    async def _open(self, piece: bytes) -> None:
+    async def _open(self, piece: bytes | bytearray) -> None:
         """Look at the first piece and reserve room, before anything is written."""
         assert self._kind is not None  # noqa: S101 - narrows the type
         writing, inspection = self._uploads.writing(self.path, self._kind)
