@@ -16,14 +16,18 @@ from backend.request_log import RequestLog
 from backend.routes import mounts
 from backend.routes.auth import auth
 from backend.routes.avatar import avatar
+from backend.routes.files import files
 from backend.routes.health import health
 from backend.services import database, speech
 from backend.services.accounts import Accounts
 from backend.services.catalogue import Catalogue
 from backend.services.database import Database
-from backend.services.forwarding import Forwarder, Upstream
+from backend.services.file_store import FileStore
+from backend.services.files import Files
+from backend.services.forwarding import MEGABYTE, Forwarder, Upstream
 from backend.services.http_client import HttpClient
 from backend.services.instances import Instances, Ports
+from backend.services.library import Library
 from backend.services.passwords import Passwords
 from backend.services.readiness import Readiness
 from backend.services.signalling import Signalling
@@ -49,7 +53,7 @@ def create_app(settings: Settings) -> Application:
     threads = Threads(settings.gateway_view_threads, waiting=200, name="view")
     gateway = _gateway(flask, settings)
     flask.extensions[EXTENSION] = gateway
-    for blueprint in (auth, avatar, health):
+    for blueprint in (auth, avatar, files, health):
         flask.register_blueprint(blueprint)
     mounts.register(flask, settings.gateway_mounts)
     hooks.register(flask, Cors(settings.cors_origins))
@@ -81,6 +85,12 @@ def _gateway(flask: Flask, settings: Settings) -> Gateway:
         instances=instances,
         signalling=Signalling(forwarder, instances),
         speech=speech.load(settings.gateway_tts_models),
+        files=Files(
+            store,
+            FileStore(settings.files_dir),
+            Library(forwarder, Upstream.at("index", settings.rag_url)),
+            quota=int(settings.gateway_quota_mb * MEGABYTE),
+        ),
         readiness=Readiness(
             store,
             forwarder,
@@ -105,6 +115,8 @@ def _lifespan(
             await gateway.tokens.start()
             stack.push_async_callback(gateway.catalogue.aclose)
             stack.push_async_callback(gateway.instances.aclose)
+            stack.push_async_callback(gateway.files.aclose)
+            await gateway.files.start()
             yield
 
     return life

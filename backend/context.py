@@ -18,6 +18,7 @@ from backend.schemas.common import nested
 from backend.services.accounts import Accounts
 from backend.services.catalogue import Catalogue
 from backend.services.database import Database
+from backend.services.files import Files
 from backend.services.forwarding import MEGABYTE, Forwarder, Inbound
 from backend.services.headers import Origin, first, request_id_or_none
 from backend.services.http_client import HttpClient
@@ -52,6 +53,7 @@ class Gateway:
     instances: Instances
     signalling: Signalling
     speech: Models
+    files: Files
     readiness: Readiness
 
 

@@ -110,6 +110,7 @@ WALL_CLOCK = {
     "services.diagnosis": "certificates end at a time of day",
     "routes.auth": "tells how long such a token lives",
     "models.base": "when a row was made",
+    "services.file_store": "how old a file is, by the time that the disk notes",
     "exchange": "the Date header",
     "demo.catalogue": "when an avatar was made",
     "demo.manager": "how long it has run, which it tells as the real one does",

@@ -157,15 +157,26 @@ def _further() -> None:
         sa.Column("size", sa.BigInteger(), nullable=False),
         sa.Column("sha256", sa.String(64), nullable=False),
         sa.Column("state", sa.String(20), nullable=False),
+        sa.Column("due_at", sa.DateTime(), nullable=True),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("in_index", sa.Boolean(), nullable=False),
         sa.Column("problem", sa.String(200), nullable=True),
         sa.Column("session_id", sa.Integer(), nullable=True),
         sa.Column("created_at", sa.DateTime(), nullable=False),
         sa.Column("changed_at", sa.DateTime(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_stored_file")),
         sa.UniqueConstraint("path", name=op.f("uq_stored_file_path")),
+        sqlite_autoincrement=True,
     )
-    op.create_index("ix_stored_file_owner_id_public_name", "stored_file", ["owner_id", "public", "name"])
-    op.create_index(op.f("ix_stored_file_state"), "stored_file", ["state"])
+    for name, columns, which in (
+        ("uq_stored_file_private_name", ["owner_id", "name"], sa.text("NOT public")),
+        ("uq_stored_file_public_name", ["name"], sa.text("public")),
+    ):
+        op.create_index(
+            name, "stored_file", columns, unique=True, sqlite_where=which, postgresql_where=which
+        )
+    op.create_index("ix_stored_file_owner_id", "stored_file", ["owner_id"])
+    op.create_index(op.f("ix_stored_file_due_at"), "stored_file", ["due_at"])
 
 
 def _take_over(connection: sa.Connection) -> None:
