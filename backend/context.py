@@ -24,6 +24,7 @@ from backend.services.http_client import HttpClient
 from backend.services.instances import Instances
 from backend.services.multipart import small_form
 from backend.services.passwords import Passwords
+from backend.services.rate_limits import RateLimits
 from backend.services.readiness import Readiness
 from backend.services.signalling import Signalling
 from backend.services.speech import Models
@@ -46,6 +47,7 @@ class Gateway:
     passwords: Passwords
     accounts: Accounts
     tokens: Tokens
+    rate_limits: RateLimits
     client: HttpClient
     forwarder: Forwarder
     catalogue: Catalogue
