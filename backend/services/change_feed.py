@@ -112,7 +112,6 @@ class ChangeFeed:
 
     async def _listen(self) -> None:
         while True:
-            self._peers.clear()
             with contextlib.suppress(RedisAway):
                 async with self._link.subscribed(CHANNEL) as following:
                     since = self._monotonic()
@@ -120,6 +119,7 @@ class ChangeFeed:
                         message = await following(self._beat_seconds)
                         if message is not None:
                             self.take(message)
+            self._peers.clear()
             self._missed.set()
             await asyncio.sleep(AGAIN_SECONDS)
 

@@ -85,7 +85,7 @@ class LiveSessions:
         self._live: dict[int, Live] = {}
         self.turn = 0
         self._forgotten: Recent[int, int] = Recent(MAX_FORGOTTEN)
-        self._lookups: dict[int, asyncio.Task[bool]] = {}
+        self._lookups: dict[int, asyncio.Task[Live | None]] = {}
         self._refreshing = asyncio.Lock()
         self._polled_at = self._loaded_at = -math.inf  # monotonic
         self._polled_clock = 0.0  # Unix seconds
@@ -124,7 +124,7 @@ class LiveSessions:
 
     def learn(self, user_id: int, live: Live, turn: int) -> None:
         """Remember what was written or read from that turn on, unless it was overtaken meanwhile."""
-        if self.forgotten_since(user_id, turn):
+        if self._forgotten_since(user_id, turn):
             return
         known = self._live.get(user_id)
         if known is None or known.changed_at <= live.changed_at:
@@ -136,15 +136,11 @@ class LiveSessions:
         self._forgotten.put(user_id, self.turn)
         self._live.pop(user_id, None)
 
-    def forgotten_since(self, user_id: int, turn: int) -> bool:
-        """Tell whether what was read in that turn may be out of date."""
-        return (self._forgotten.get(user_id) or 0) > turn
-
     def looking_up(self, user_id: int) -> bool:
         return user_id in self._lookups
 
-    async def look_up(self, user_id: int) -> bool:
-        """Ask the database about one user, once for all who ask; tell whether nothing overtook the answer."""
+    async def look_up(self, user_id: int) -> Live | None:
+        """Ask the database about one user, once for all who ask, and return what was there."""
         task = self._lookups.get(user_id)
         if task is None:
             task = self._lookups[user_id] = asyncio.create_task(self._read(user_id), name="token look-up")
@@ -170,22 +166,25 @@ class LiveSessions:
                     self.learn(user_id, live, turn)
             self._polled_at, self._polled_clock = began, clock
 
-    def _looked_up(self, user_id: int, task: asyncio.Task[bool]) -> None:
+    def _looked_up(self, user_id: int, task: asyncio.Task[Live | None]) -> None:
         del self._lookups[user_id]
         if not task.cancelled():
             task.exception()  # the waiters have it, unless all have left
 
-    async def _read(self, user_id: int) -> bool:
+    async def _read(self, user_id: int) -> Live | None:
         turn = self.turn
         found = await self._database.run(lambda s: rows(s, login_session.of_user(user_id)))
         for live in found.values():
             self.learn(user_id, live, turn)
-        return not self.forgotten_since(user_id, turn)
+        return found.get(user_id)
+
+    def _forgotten_since(self, user_id: int, turn: int) -> bool:
+        return (self._forgotten.get(user_id) or 0) > turn
 
     def _replace(self, before: dict[int, Live], loaded: dict[int, Live], turn: int) -> None:
         """Trust the load for everything but what was learnt or forgotten while it ran."""
         if self.turn > turn:
-            loaded = {u: live for u, live in loaded.items() if not self.forgotten_since(u, turn)}
+            loaded = {u: live for u, live in loaded.items() if not self._forgotten_since(u, turn)}
         for user_id, known in self._live.items():
             if known is not before.get(user_id):
                 row = loaded.get(user_id)

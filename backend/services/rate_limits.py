@@ -22,6 +22,7 @@ from backend.services.windows import Counts, Windows
 
 # Who may choose addresses freely within their own network chooses among these many.
 IPV6_NETWORK_BITS = 64
+SOON_SECONDS = 0.001  # the window slid on between the two questions
 
 TOO_MANY_SIGN_INS = "Too many sign-ins for this e-mail. Please wait a moment and try again."
 TOO_MANY_CODES = "Too many codes were sent to this e-mail. Please try again later."
@@ -65,13 +66,13 @@ class RateLimits:
         self._code = Limit.parsed("code", settings.gateway_code_limit, TOO_MANY_CODES)
         self._address = Limit.parsed("address", settings.gateway_address_limit)
         self._question = Limit.parsed("question", settings.gateway_chat_limit, TOO_MANY_QUESTIONS)
-        self._memory = memory or Windows()
+        self._memory = Windows() if memory is None else memory
         self._link = link
         self._shared: Store | None = None
         if link is not None:
             # The pool knows the address; this one only tells the kind of server.
             self._shared = RedisStorage(
-                "async+redis://localhost",
+                "async+redis://localhost:6379",
                 implementation="redispy",
                 key_prefix=f"{link.prefix}:limits",
                 connection_pool=link.pool,
@@ -108,15 +109,16 @@ class RateLimits:
         if wait is None:
             wait = await _wait_seconds(self._memory, limit, key)
         if wait > 0:
-            raise TooManyRequests(limit.msg, retry_after_seconds=math.ceil(wait))
+            # At the very moment it is still one too many.
+            raise TooManyRequests(limit.msg, retry_after_seconds=math.floor(wait) + 1)
 
 
 async def _wait_seconds(store: Store, limit: Limit, key: str) -> float:
-    """Count one more and return 0, or how long one has to wait; at least a second then."""
+    """Count one more and return 0, or how long one has to wait."""
     if await store.acquire_sliding_window_entry(key, limit.amount, limit.seconds):
         return 0.0
     counts = Counts(*await store.get_sliding_window(key, limit.seconds))
-    return max(1.0, counts.wait_seconds(limit.amount, limit.seconds))
+    return max(SOON_SECONDS, counts.wait_seconds(limit.amount, limit.seconds))
 
 
 def _network(address: str) -> str:

@@ -34,7 +34,6 @@ MAX_DECODED = 10_000  # tokens whose signature need not be computed again, some 
 MAX_REFUSED = 10_000  # dead tokens that cost no further query
 # A token gets a successor once it has lived for an hour: most visits never see a second one.
 RENEW_BELOW_SECONDS = 0.8 * LIFE_SECONDS
-LOOK_UPS = 3  # for one check: one may have begun too early, and one may be overtaken by a change
 
 ENDED = "This sign-in has ended. Please sign in again."
 
@@ -199,32 +198,26 @@ class Tokens:
             raise NotAuthenticated(trouble)
         if self._sessions.stale:
             raise StoreUnavailable
-        settled = False
-        for attempt in range(LOOK_UPS):
+        found: Live | None = None
+        for _ in range(2):
             principal = self._known(said)
             if principal is not None:
                 return principal
-            turn, begun = self._sessions.turn, not self._sessions.looking_up(said.user_id)
-            read = await self._sessions.look_up(said.user_id)
-            settled = read and not self._sessions.forgotten_since(said.user_id, turn)
-            # A look-up already under way may have read before this token was issued: the next one decides.
-            if settled and (begun or attempt):
+            # One already under way may have read before this token was issued: the one after it decides.
+            begun = not self._sessions.looking_up(said.user_id)
+            found = await self._sessions.look_up(said.user_id)
+            if begun:
                 break
-        principal = self._known(said)
-        if principal is not None:
-            return principal
-        if not settled:
-            raise StoreUnavailable
-        self._refused.put(said.jti, True)
-        raise NotAuthenticated(ENDED)
+        if found is None or found.jti != said.jti:
+            self._refused.put(said.jti, True)  # for good: a session that is not live now never is again
+            raise NotAuthenticated(ENDED)
+        return _principal(found)
 
     def _known(self, said: Claims) -> Principal | None:
         """What memory knows of this session, None for nothing; raises NotAuthenticated for an ended one."""
         live = self._sessions.get(said.user_id)
         if live is not None and live.jti == said.jti:
-            if live.principal is None:  # banned, until a poll says otherwise
-                raise NotAuthenticated(ENDED)
-            return live.principal
+            return _principal(live)
         if self._refused.get(said.jti):
             raise NotAuthenticated(ENDED)
         return None
@@ -249,3 +242,9 @@ class Tokens:
         self._sessions.learn(user_id, live, turn)
         if self._feed is not None:
             self._feed.announce(user_id)
+
+
+def _principal(live: Live) -> Principal:
+    if live.principal is None:  # banned, until the database says otherwise
+        raise NotAuthenticated(ENDED)
+    return live.principal
