@@ -21,6 +21,7 @@ from backend.routes.health import health
 from backend.services import database, speech
 from backend.services.accounts import Accounts
 from backend.services.catalogue import Catalogue
+from backend.services.change_feed import ChangeFeed
 from backend.services.database import Database
 from backend.services.file_store import FileStore
 from backend.services.files import Files
@@ -29,7 +30,9 @@ from backend.services.http_client import HttpClient
 from backend.services.instances import Instances, Ports
 from backend.services.library import Library
 from backend.services.passwords import Passwords
+from backend.services.rate_limits import RateLimits
 from backend.services.readiness import Readiness
+from backend.services.redis_link import RedisLink, linked
 from backend.services.signalling import Signalling
 from backend.services.signing_key import load_key
 from backend.services.threads import Threads
@@ -51,7 +54,9 @@ def create_app(settings: Settings) -> Application:
     """
     flask = GatewayFlask("backend", life=lambda: life())
     threads = Threads(settings.gateway_view_threads, waiting=200, name="view")
-    gateway = _gateway(flask, settings)
+    key = load_key(settings)
+    shared = Shared.of(settings, key)
+    gateway = _gateway(flask, settings, key, shared)
     flask.extensions[EXTENSION] = gateway
     for blueprint in (auth, avatar, files, health):
         flask.register_blueprint(blueprint)
@@ -59,12 +64,37 @@ def create_app(settings: Settings) -> Application:
     hooks.register(flask, Cors(settings.cors_origins))
     cli.register(flask)
     doctor.register(flask)
-    life = _lifespan(flask, gateway, threads)
+    life = _lifespan(flask, gateway, shared, threads)
     bridge = Bridge(flask, life, threads=threads, observer=RequestLog(settings.slow_request_seconds))
     return Application(flask, bridge)
 
 
-def _gateway(flask: Flask, settings: Settings) -> Gateway:
+@dataclass(frozen=True)
+class Shared:
+    """What ties processes together beside the database, where REDIS_URL says so."""
+
+    link: RedisLink | None = None
+    feed: ChangeFeed | None = None
+
+    @classmethod
+    def of(cls, settings: Settings, key: str) -> "Shared":
+        if settings.redis_url is None:
+            return cls()
+        link = linked(settings.redis_url.get_secret_value(), key)
+        return cls(link, ChangeFeed(link, staleness_seconds=settings.gateway_revocation_seconds))
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            if self.link is not None and self.feed is not None:
+                stack.push_async_callback(self.link.aclose)
+                await self.link.start()
+                stack.push_async_callback(self.feed.aclose)
+                self.feed.start()
+            yield
+
+
+def _gateway(flask: Flask, settings: Settings, key: str, shared: Shared) -> Gateway:
     store = Database(database.attach(flask, settings), threads=settings.gateway_view_threads)
     passwords = Passwords()
     client = HttpClient(settings)
@@ -78,7 +108,8 @@ def _gateway(flask: Flask, settings: Settings) -> Gateway:
         database=store,
         passwords=passwords,
         accounts=Accounts(store, passwords),
-        tokens=Tokens(load_key(settings), store, staleness_seconds=settings.gateway_revocation_seconds),
+        tokens=Tokens(key, store, staleness_seconds=settings.gateway_revocation_seconds, feed=shared.feed),
+        rate_limits=RateLimits(settings, key, link=shared.link),
         client=client,
         forwarder=forwarder,
         catalogue=Catalogue(forwarder, catalogue, stale_after_seconds=settings.gateway_stale_list_seconds),
@@ -95,12 +126,13 @@ def _gateway(flask: Flask, settings: Settings) -> Gateway:
             store,
             forwarder,
             {"catalogue": (catalogue, "/avatar/get_avatars"), "manager": (manager, "/health")},
+            link=shared.link,
         ),
     )
 
 
 def _lifespan(
-    flask: Flask, gateway: Gateway, threads: Threads
+    flask: Flask, gateway: Gateway, shared: Shared, threads: Threads
 ) -> Callable[[], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def life() -> AsyncIterator[None]:
@@ -111,6 +143,7 @@ def _lifespan(
             stack.push_async_callback(gateway.passwords.aclose)
             await asyncio.to_thread(database.upgrade, flask)
             await stack.enter_async_context(gateway.client)
+            await stack.enter_async_context(shared.opened())
             stack.push_async_callback(gateway.tokens.aclose)
             await gateway.tokens.start()
             stack.push_async_callback(gateway.catalogue.aclose)

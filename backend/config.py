@@ -31,6 +31,7 @@ from backend.forms import (
     Seconds,
     address,
     check_pair,
+    redis_url,
 )
 
 PREFIX = "GATEWAY_"
@@ -134,8 +135,8 @@ class Settings(BaseModel):
     )
     redis_url: SecretStr | None = Field(
         None,
-        description="`redis://host:6379/0`: limits count for all processes together, and ended sign-ins are "
-        "known everywhere at once; without it, limits count per worker.",
+        description="`redis://:password@host:6379/0`, `rediss://` for TLS: limits count for all processes "
+        "together, and ended sign-ins are known everywhere at once; without it, limits count per worker.",
     )
     jwt_secret_key: SecretStr | None = Field(
         None, description="Signing key, 32 bytes or more; unset: made once under instance/, mode 0600."
@@ -209,6 +210,11 @@ class Settings(BaseModel):
         if value is not None and not value.is_file():
             raise ValueError("needs a file that exists")
         return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _of_a_redis(cls, value: SecretStr | None) -> SecretStr | None:
+        return None if value is None else SecretStr(redis_url(value.get_secret_value()))
 
     @field_validator("jwt_secret_key")
     @classmethod

@@ -25,6 +25,7 @@ from backend.services.http_client import HttpClient
 from backend.services.instances import Instances
 from backend.services.multipart import small_form
 from backend.services.passwords import Passwords
+from backend.services.rate_limits import RateLimits
 from backend.services.readiness import Readiness
 from backend.services.signalling import Signalling
 from backend.services.speech import Models
@@ -47,6 +48,7 @@ class Gateway:
     passwords: Passwords
     accounts: Accounts
     tokens: Tokens
+    rate_limits: RateLimits
     client: HttpClient
     forwarder: Forwarder
     catalogue: Catalogue
@@ -145,12 +147,19 @@ def bearer() -> str | None:
     return token.strip()
 
 
-async def caller() -> Principal:
-    """Return who is asking. Raises NotAuthenticated."""
+async def caller(*, passive: bool = False) -> Principal:
+    """Return who is asking. Raises NotAuthenticated.
+
+    The call prolongs the sign-in, but for a passive one: what an open tab asks by itself is no use of it.
+    """
     token = bearer()
     if token is None:
         raise NotAuthenticated
-    return await gateway().tokens.verify(token)
+    tokens = gateway().tokens
+    principal = await tokens.verify(token)
+    if not passive:
+        tokens.used(principal)
+    return principal
 
 
 async def tutor() -> Principal:

@@ -94,6 +94,26 @@ def _rate_limit(value: object) -> str:
     return text
 
 
+def redis_url(value: str) -> str:
+    """Check the address of a Redis; what is wrong is said without showing it, as it may hold a password."""
+    text = value.strip()
+    wrong = "needs the form redis://:password@host:6379/0, or rediss:// for TLS"
+    try:
+        parts = urlsplit(text)
+        _ = parts.port
+    except ValueError:
+        raise ValueError(wrong) from None
+    if parts.scheme not in ("redis", "rediss") or not parts.hostname or parts.fragment:
+        raise ValueError(wrong)
+    if not re.fullmatch(r"(/\d{0,4})?", parts.path):
+        raise ValueError("needs the number of a database, or nothing, behind the last /")
+    # Others would take the limits away that keep a Redis that hangs from holding anybody up.
+    names = [pair.partition("=")[0] for pair in parts.query.split("&") if pair]
+    if not set(names) <= {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs"}:
+        raise ValueError("takes no options but ssl_ca_certs, ssl_certfile, ssl_keyfile and ssl_cert_reqs")
+    return text
+
+
 BaseUrl = Annotated[str, BeforeValidator(_base_url)]
 BaseUrls = Annotated[tuple[str, ...], BeforeValidator(_base_urls)]
 PortRange = Annotated[tuple[int, int], BeforeValidator(_port_range)]

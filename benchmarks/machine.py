@@ -17,6 +17,8 @@ from pathlib import Path
 TOOLS: Mapping[str, str] = {
     "nginx": "nginx-light",
     "wrk": "wrk",
+    "redis-server": "redis-server",
+    "pg_ctl": "postgresql",
     "taskset": "util-linux",
     "setpriv": "util-linux",
 }
@@ -48,7 +50,10 @@ class Cores:
 
 def tool(name: str) -> str | None:
     """Return the path of a tool, or None."""
-    return shutil.which(name, path=os.pathsep.join((os.environ.get("PATH", os.defpath), *SYSTEM_FOLDERS)))
+    # Debian keeps several PostgreSQLs side by side and none of their servers on the PATH.
+    clusters = sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin")), reverse=True)
+    folders = (os.environ.get("PATH", os.defpath), *SYSTEM_FOLDERS, *clusters)
+    return shutil.which(name, path=os.pathsep.join(folders))
 
 
 def require(tools: Iterable[str], packages: Iterable[str] = ()) -> None:

@@ -96,7 +96,9 @@ OWNERS = {
     "asgiref": {"asgi"},
     "hypercorn": {"server", "clients.server", "http2", "http2.protocol", "idle"},
     "granian": {"granian_server"},
-    "jwt": {"services.tokens"},
+    "jwt": {"services.claims"},
+    "redis": {"services.redis_link"},
+    "limits": {"services.rate_limits"},
     "argon2": {"services.passwords"},
     "pydantic": {"config", "forms", "doctor", "context", "operations", "schemas"},
     "dotenv": {"config"},
@@ -106,9 +108,10 @@ OWNERS = {
 # Who may ask for the time of day, and why; every limit counts by a clock that nobody sets.
 WALL_CLOCK = {
     "services.tokens": "times in tokens are those of the day, for other machines to read",
+    "services.live_sessions": "so are those of sessions in the database",
+    "services.session_life": "so are those",
     "services.accounts": "when somebody signed in last",
     "services.diagnosis": "certificates end at a time of day",
-    "routes.auth": "tells how long such a token lives",
     "models.base": "when a row was made",
     "services.file_store": "how old a file is, by the time that the disk notes",
     "exchange": "the Date header",

@@ -230,7 +230,8 @@ def test_reading_leaves_the_process_environment_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["JWT_SECRET_KEY", "DATABASE_URL", "REDIS_URL", "SMTP_URL"])
 def test_secrets_are_never_printed(name: str) -> None:
-    value = f"postgresql://gateway:{SECRET}{SECRET}@db/gateway"
+    scheme, place = ("redis", "db/1") if name == "REDIS_URL" else ("postgresql", "db/gateway")
+    value = f"{scheme}://gateway:{SECRET}{SECRET}@{place}"
     settings = load({name: value}, None)
     assert SECRET not in f"{settings} {settings!r} {settings.model_dump()} {settings.model_dump_json()}"
     assert SECRET not in problem(**{name: value, "PORT": "x"})
@@ -241,6 +242,42 @@ def test_a_database_of_another_kind_is_refused_without_showing_its_password(tmp_
         create_app(settings_for(tmp_path, database_url=f"mysql://u:{SECRET}@db/x"))
     assert "DATABASE_URL" in str(caught.value)
     assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://localhost",
+        "redis://:p%40ss@10.0.0.1:6380/15",
+        "rediss://user:pw@redis.example:6379/0?ssl_ca_certs=/etc/ca.pem&ssl_cert_reqs=required",
+        "redis://[::1]:6379",
+    ],
+)
+def test_address_of_a_redis_is_taken(url: str) -> None:
+    found = load({"REDIS_URL": f" {url} "}, None).redis_url
+    assert found is not None
+    assert found.get_secret_value() == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"localhost:6379/{SECRET}",
+        f"http://:{SECRET}@localhost:6379/0",
+        f"redis://:{SECRET}@:6379/0",
+        f"redis://:{SECRET}@localhost:port/0",
+        f"redis://:{SECRET}@localhost:70000/0",
+        f"redis://:{SECRET}@localhost/database",
+        f"redis://:{SECRET}@localhost/0#x",
+        # Any of the client's own options would do away with the limits on waiting.
+        f"redis://:{SECRET}@localhost/0?socket_timeout=600",
+        f"redis://:{SECRET}@[::1/0",
+    ],
+)
+def test_bad_address_of_a_redis_is_named_without_showing_it(url: str) -> None:
+    told = problem(REDIS_URL=url)
+    assert told.startswith("REDIS_URL: ")
+    assert SECRET not in told
 
 
 def test_settings_cannot_be_changed() -> None:

@@ -1,10 +1,8 @@
 """Signing in and out."""
 
-import time
-
 from flask import Blueprint
 
-from backend.context import bearer, caller, gateway, json_fields, text_field
+from backend.context import bearer, gateway, inbound, json_fields, text_field
 from backend.errors import NotAuthenticated
 from backend.responses import GatewayResponse, answer
 from backend.shortcut import direct
@@ -17,6 +15,7 @@ auth = Blueprint("auth", __name__, url_prefix="/api")
 async def login() -> GatewayResponse:
     fields = await json_fields()
     email, password = text_field(fields, "email"), text_field(fields, "password")
+    await gateway().rate_limits.login(email, inbound().origin.address)
     account = await gateway().accounts.authenticate(email, password)
     return answer({"token": await gateway().tokens.issue(account)})
 
@@ -24,9 +23,14 @@ async def login() -> GatewayResponse:
 @auth.get("/token_status")
 @direct
 async def token_status() -> GatewayResponse:
-    principal = await caller()
-    seconds = max(0, int(principal.expires_at - time.time()))
-    return answer({"expires_in_seconds": seconds, "expires_in_minutes": round(seconds / 60, 2)})
+    """Polled by open tabs, so no use of the sign-in; one that was used gets a new token in time."""
+    token = bearer()
+    if token is None:
+        raise NotAuthenticated
+    remaining = await gateway().tokens.remaining(token)
+    seconds = int(remaining.seconds)
+    status = {"expires_in_seconds": seconds, "expires_in_minutes": round(seconds / 60, 2)}
+    return answer(status if remaining.token is None else status | {"token": remaining.token})
 
 
 @auth.post("/logout")

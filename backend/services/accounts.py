@@ -11,7 +11,7 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from backend.errors import BadRequest, Conflict, NotAuthenticated
-from backend.models import Profile, stored_file
+from backend.models import Profile, login_session, stored_file
 from backend.models.profile import NAME_CHARACTERS
 from backend.models.user import BANNED, EMAIL_CHARACTERS, ROLES, User
 from backend.services.database import Database
@@ -118,11 +118,13 @@ def _insert(session: Session, email: str, password_hash: str, role: str) -> Acco
 def remove(session: Session, user_id: int) -> bool:
     """Delete a user with everything that is theirs; tell whether there was one.
 
-    Files on disk and in the index follow when their owner is gone.
+    Files on disk and in the index follow when their owner is gone. To be followed by `Tokens.user_changed`.
     """
     stored_file.abandon(session, user_id)
-    gone = session.execute(delete(User).where(User.id == user_id).returning(User.id))
-    return gone.scalar_one_or_none() is not None
+    gone = session.execute(delete(User).where(User.id == user_id).returning(User.id)).scalar_one_or_none()
+    # Afterwards: a sign-in that has just begun holds the user's row, and is found now.
+    login_session.end(session, user_id, None, int(time.time() * 1_000_000))
+    return gone is not None
 
 
 def _account(user: User) -> Account:

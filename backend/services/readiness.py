@@ -11,6 +11,7 @@ from backend.errors import GatewayError
 from backend.services.database import Database
 from backend.services.forwarding import Forwarder, Upstream
 from backend.services.policies import Freshness, Timeouts
+from backend.services.redis_link import RedisLink
 
 PROBE_SECONDS = 1.0
 LATE = "no answer within a second"
@@ -37,11 +38,17 @@ class Readiness:
     """Probes the gateway's dependencies side by side, each for at most a second."""
 
     def __init__(
-        self, database: Database, forwarder: Forwarder, upstreams: Mapping[str, tuple[Upstream, str]]
+        self,
+        database: Database,
+        forwarder: Forwarder,
+        upstreams: Mapping[str, tuple[Upstream, str]],
+        *,
+        link: RedisLink | None = None,
     ) -> None:
         self._database = database
         self._forwarder = forwarder
         self._upstreams = upstreams
+        self._link = link
         self._kept: Report | None = None
         self._fresh = Freshness(KEPT_SECONDS)
         self._lock = asyncio.Lock()
@@ -60,6 +67,8 @@ class Readiness:
             *(self._upstream_state(*probe) for probe in self._upstreams.values()),
         ]
         checks = dict(zip(names, await asyncio.gather(*probes), strict=True))
+        if self._link is not None:  # asked all the time anyway
+            checks["redis"] = "ok" if self._link.available else "unreachable"
         return Report(checks, store_is_up=checks["database"] == "ok")
 
     async def _database_state(self) -> str:

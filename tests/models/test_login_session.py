@@ -2,16 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import pytest_asyncio
-from sqlalchemy import Engine, func, select, update
+from sqlalchemy import Engine, event, func, select, update
 from sqlalchemy.orm import Session
 
 from backend.errors import NotAuthenticated
 from backend.models import LoginSession, User, login_session
-from backend.services.accounts import Account
+from backend.services.accounts import Account, remove
 from backend.services.database import Database
 from backend.services.tokens import Tokens
 
@@ -44,7 +44,9 @@ async def workers(engine: Engine) -> AsyncIterator[tuple[Tokens, Tokens]]:
 
 def begin(engine: Engine, account: Account, jti: str, now_us: int) -> int:
     with Session(engine) as session, session.begin():
-        return login_session.begin(session, account.id, jti, LATER, now_us)
+        begun = login_session.begin(session, account.id, jti, LATER, now_us)
+        assert begun is not None
+        return begun
 
 
 def stored(engine: Engine) -> LoginSession:
@@ -79,6 +81,84 @@ def test_signed_out_session_stays_as_a_tombstone(engine: Engine, account: Accoun
         assert login_session.end(session, account.id, None, 200) == 200
         assert login_session.end(session, account.id, None, 300) is None
     assert repr(stored(engine)) == f"<LoginSession user {account.id} signed out>"
+
+
+def test_lives_of_many_sessions_get_longer_at_once_and_never_shorter(engine: Engine) -> None:
+    with Session(engine) as session, session.begin():
+        users = [User(email=f"u{n}@b.co", password_hash="x") for n in range(450)]
+        session.add_all(users)
+        session.flush()
+        ids = [user.id for user in users]
+        for user_id in ids:
+            login_session.begin(session, user_id, "j", LATER, 100)
+        login_session.end(session, ids[1], None, 200)
+    longer = {user_id: LATER + timedelta(seconds=n) for n, user_id in enumerate(ids)}
+    statements: list[str] = []
+    event.listen(engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
+    with Session(engine) as session, session.begin():
+        login_session.prolong(session, longer | {ids[2]: LATER - timedelta(seconds=1)})
+        login_session.prolong(session, {})
+    assert len(statements) == 3
+    with Session(engine) as session:
+        found = {row.user_id: row for row in session.scalars(select(LoginSession))}
+    expected = longer | {ids[1]: LATER, ids[2]: LATER}  # signed out; asked for less than it had
+    assert {user_id: row.expires_at for user_id, row in found.items()} == expected
+    assert {row.changed_at for user_id, row in found.items() if user_id != ids[1]} == {100}
+
+
+def test_renewed_session_is_told_of_and_an_ended_one_is_not_renewed(engine: Engine, account: Account) -> None:
+    begin(engine, account, "first", 100)
+    with Session(engine) as session, session.begin():
+        assert login_session.renew(session, account.id, "first", LATER + timedelta(hours=1), 90) == 101
+        assert login_session.renew(session, account.id, "first", LATER, 300) == 300
+        assert login_session.renew(session, account.id, "other", LATER + timedelta(hours=2), 400) is None
+    assert stored(engine).expires_at == LATER + timedelta(hours=1)
+    begin(engine, account, "second", 500)
+    assert stored(engine).expires_at == LATER
+
+
+@pytest.mark.asyncio
+async def test_sign_in_and_deletion_of_the_same_user_never_leave_a_session_open(
+    workers: tuple[Tokens, Tokens], engine: Engine
+) -> None:
+    with Session(engine) as session, session.begin():
+        users = [User(email=f"u{n}@b.co", password_hash="x") for n in range(12)]
+        session.add_all(users)
+        session.flush()
+        accounts = [Account(user.id, user.email, user.role) for user in users]
+
+    def delete(user_id: int) -> None:
+        with Session(engine) as session, session.begin():
+            assert remove(session, user_id)
+
+    for account in accounts:
+        token, _ = await asyncio.gather(
+            workers[0].issue(account), asyncio.to_thread(delete, account.id), return_exceptions=True
+        )
+        for worker in workers:
+            await worker.refresh()
+            if isinstance(token, str):
+                with pytest.raises(NotAuthenticated):
+                    await worker.verify(token)
+    with Session(engine) as session:
+        assert set(session.scalars(select(LoginSession.jti))) <= {None}
+
+
+@pytest.mark.asyncio
+async def test_deletion_on_one_worker_reaches_the_other_with_its_next_poll(
+    workers: tuple[Tokens, Tokens], account: Account, engine: Engine
+) -> None:
+    token = await workers[0].issue(account)
+    await workers[1].verify(token)
+
+    def delete() -> None:
+        with Session(engine) as session, session.begin():
+            remove(session, account.id)
+
+    await asyncio.to_thread(delete)
+    await workers[1].refresh()
+    with pytest.raises(NotAuthenticated):
+        await workers[1].verify(token)
 
 
 @pytest.mark.asyncio

@@ -112,7 +112,15 @@ def test_rebuilding_a_table_keeps_the_rows_that_point_to_it(engine: Engine) -> N
         user = User(email="a@b.co", password_hash="x")
         session.add(user)
         session.flush()
-        session.add(LoginSession(user_id=user.id, jti="j", expires_at=datetime.now(UTC), changed_at=1))
+        session.add(
+            LoginSession(
+                user_id=user.id,
+                jti="j",
+                started_at=datetime.now(UTC),
+                expires_at=datetime.now(UTC),
+                changed_at=1,
+            )
+        )
         session.commit()
     with migrating(engine) as connection:
         operations = Operations(MigrationContext.configure(connection))

@@ -5,7 +5,8 @@ from sqlalchemy import Engine, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from backend.models import LoginSession, User
+from backend.models import LoginSession, User, login_session
+from backend.services.accounts import remove
 
 
 def test_new_user_is_an_active_student_who_never_signed_in(engine: Engine) -> None:
@@ -36,16 +37,18 @@ def test_edit_moves_changed_at_but_not_last_login(engine: Engine) -> None:
         assert user.last_login is None
 
 
-def test_deleting_a_user_deletes_the_session(engine: Engine) -> None:
+def test_deleting_a_user_ends_the_session_and_leaves_word_of_it(engine: Engine) -> None:
     with Session(engine) as session:
         user = User(email="a@b.co", password_hash="x")
         session.add(user)
         session.flush()
-        session.add(LoginSession(user_id=user.id, jti="j", expires_at=datetime.now(UTC), changed_at=1))
+        login_session.begin(session, user.id, "j", datetime.now(UTC), 1)
         session.commit()
-        session.delete(user)
+        remove(session, user.id)
         session.commit()
-        assert session.scalars(select(LoginSession)).all() == []
+        ended = session.scalars(select(LoginSession)).one()
+        assert ended.jti is None
+        assert ended.changed_at > 1
 
 
 def test_id_of_a_deleted_user_is_not_given_again(engine: Engine) -> None:
@@ -62,8 +65,11 @@ def test_id_of_a_deleted_user_is_not_given_again(engine: Engine) -> None:
         assert second.id > gone
 
 
-def test_session_cannot_belong_to_nobody(engine: Engine) -> None:
+def test_session_cannot_begin_for_nobody_or_for_a_banned_user(engine: Engine) -> None:
     with Session(engine) as session:
-        session.add(LoginSession(user_id=404, jti="j", expires_at=datetime.now(UTC), changed_at=1))
-        with pytest.raises(IntegrityError):
-            session.commit()
+        banned = User(email="a@b.co", password_hash="x", status="banned")
+        session.add(banned)
+        session.flush()
+        for user_id in (404, banned.id):
+            assert login_session.begin(session, user_id, "j", datetime.now(UTC), 1) is None
+        assert session.scalars(select(LoginSession)).all() == []

@@ -65,12 +65,16 @@ class Served:
 
 
 @contextlib.asynccontextmanager
-async def serving(settings: Settings) -> AsyncIterator[Served]:
-    """Serve on Hypercorn, on this loop and a free loopback port; ends without leaving a task behind."""
+async def serving(settings: Settings, *, accounts: bool = True) -> AsyncIterator[Served]:
+    """Serve on Hypercorn, on this loop and a free loopback port; ends without leaving a task behind.
+
+    Over a database that has the test accounts already, `accounts` is False.
+    """
     application = create_app(settings)
     application.asgi.signs = True
     gateway: Gateway = application.flask.extensions[EXTENSION]
-    await asyncio.to_thread(_prepare, application, gateway)
+    if accounts:
+        await asyncio.to_thread(_prepare, application, gateway)
     sock = server.listen(settings)
     port = sock.getsockname()[1]
     config = server.hypercorn_config(settings)

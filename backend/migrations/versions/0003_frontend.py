@@ -34,6 +34,7 @@ NEW = (
 
 def upgrade() -> None:
     op.add_column("avatar_session", sa.Column("peer_session", sa.BigInteger(), nullable=True))
+    _sign_ins()
     _accounts()
     _conversations()
     _further()
@@ -46,6 +47,22 @@ def downgrade() -> None:
         op.drop_table(table)
     with op.batch_alter_table("avatar_session") as batch:
         batch.drop_column("peer_session")
+    op.execute('DELETE FROM login_session WHERE user_id NOT IN (SELECT id FROM "user")')
+    with op.batch_alter_table("login_session") as batch:
+        batch.drop_column("started_at")
+        batch.create_foreign_key(
+            op.f("fk_login_session_user_id_user"), "user", ["user_id"], ["id"], ondelete="CASCADE"
+        )
+
+
+def _sign_ins() -> None:
+    """A row outlives its user, and says when the sign-in began: for those of before, no later than it ends."""
+    with op.batch_alter_table("login_session") as batch:
+        batch.add_column(sa.Column("started_at", sa.DateTime(), nullable=True))
+        batch.drop_constraint(op.f("fk_login_session_user_id_user"), type_="foreignkey")
+    op.execute("UPDATE login_session SET started_at = expires_at")
+    with op.batch_alter_table("login_session") as batch:
+        batch.alter_column("started_at", existing_type=sa.DateTime(), nullable=False)
 
 
 def _accounts() -> None:
