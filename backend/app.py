@@ -24,12 +24,15 @@ from backend.services.database import Database
 from backend.services.forwarding import Forwarder, Upstream
 from backend.services.http_client import HttpClient
 from backend.services.instances import Instances, Ports
+from backend.services.mail import Mail
+from backend.services.own_account import OwnAccount
 from backend.services.passwords import Passwords
 from backend.services.readiness import Readiness
 from backend.services.signalling import Signalling
 from backend.services.signing_key import load_key
 from backend.services.threads import Threads
 from backend.services.tokens import Tokens
+from backend.services.verification import Verification
 
 
 @dataclass(frozen=True)
@@ -69,12 +72,19 @@ def _gateway(flask: Flask, settings: Settings) -> Gateway:
     manager = Upstream.at("manager", *settings.avatar_manager_url)
     ports = Ports(settings.avatar_instance_host, *settings.avatar_instance_ports)
     instances = Instances(forwarder, manager, store, ports)
+    key = load_key(settings)
+    tokens = Tokens(key, store, staleness_seconds=settings.gateway_revocation_seconds)
+    mail = Mail.of(settings)
+    verification = Verification(key, store, mail)
     return Gateway(
         settings=settings,
         database=store,
         passwords=passwords,
         accounts=Accounts(store, passwords),
-        tokens=Tokens(load_key(settings), store, staleness_seconds=settings.gateway_revocation_seconds),
+        mail=mail,
+        verification=verification,
+        own_account=OwnAccount(store, passwords, verification, tokens, instances),
+        tokens=tokens,
         client=client,
         forwarder=forwarder,
         catalogue=Catalogue(forwarder, catalogue, stale_after_seconds=settings.gateway_stale_list_seconds),
@@ -105,6 +115,8 @@ def _lifespan(
             await gateway.tokens.start()
             stack.push_async_callback(gateway.catalogue.aclose)
             stack.push_async_callback(gateway.instances.aclose)
+            stack.push_async_callback(gateway.mail.aclose)
+            await gateway.mail.start()
             yield
 
     return life

@@ -98,6 +98,7 @@ OWNERS = {
     "granian": {"granian_server"},
     "jwt": {"services.tokens"},
     "argon2": {"services.passwords"},
+    "aiosmtplib": {"services.mail"},
     "pydantic": {"config", "forms", "doctor", "context", "operations", "schemas"},
     "dotenv": {"config"},
 }
@@ -106,6 +107,7 @@ OWNERS = {
 # Who may ask for the time of day, and why; every limit counts by a clock that nobody sets.
 WALL_CLOCK = {
     "services.tokens": "times in tokens are those of the day, for other machines to read",
+    "services.verification": "till when a code is good, which several processes must agree on",
     "services.accounts": "when somebody signed in last",
     "services.diagnosis": "certificates end at a time of day",
     "routes.auth": "tells how long such a token lives",
