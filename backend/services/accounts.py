@@ -59,26 +59,26 @@ class Accounts:
 
     async def create(self, email: str, password: str, role: str) -> Account:
         """Make an account; raises BadRequest for what is malformed, Conflict for a known e-mail."""
-        email = checked(email, password, role)
+        email = _checked(email, password, role)
         password_hash = await self._passwords.hash(password)
         try:
             return await self._database.run(lambda session: insert(session, email, password_hash, role))
         except Conflict as exc:
-            raise exists(email) from exc
+            raise known(email) from exc
 
     def create_now(self, email: str, password: str, role: str) -> Account:
         """`create` in the calling thread: for the command line, never for the event loop."""
-        email = checked(email, password, role)
+        email = _checked(email, password, role)
         password_hash = self._passwords.hash_now(password)
         try:
             with self._database.transaction() as session:
                 return insert(session, email, password_hash, role)
         except Conflict as exc:
-            raise exists(email) from exc
+            raise known(email) from exc
 
     async def _stored(self, email: str) -> tuple[Account, str] | tuple[None, None]:
         email = normalised(email)
-        if not plausible(email):
+        if not _plausible(email):
             return None, None
         user = await self._database.run(lambda session: session.scalar(select(User).filter_by(email=email)))
         return (None, None) if user is None else (_account(user), user.password_hash)
@@ -89,13 +89,18 @@ def normalised(email: str) -> str:
     return email.strip().casefold()
 
 
-def checked(email: str, password: str, role: str) -> str:
-    """Return the e-mail as it is stored. Raises BadRequest for what no account can have."""
+def usable_email(email: str) -> str:
+    """Return an e-mail in its one spelling. Raises BadRequest for what cannot be one."""
     email = normalised(email)
-    if not plausible(email):
+    if not _plausible(email):
         raise BadRequest(
             f"An e-mail has the form name@place.example and at most {EMAIL_CHARACTERS} characters."
         )
+    return email
+
+
+def _checked(email: str, password: str, role: str) -> str:
+    email = usable_email(email)
     if role not in ROLES:
         raise BadRequest(f"A role is one of: {', '.join(ROLES)}.")
     if len(password) < LEAST_PASSWORD_CHARACTERS:
@@ -121,12 +126,12 @@ def _is_special(character: str) -> bool:
     return character.isprintable() and not character.isalnum() and not character.isspace()
 
 
-def plausible(email: str) -> bool:
+def _plausible(email: str) -> bool:
     form = re.fullmatch(r"[^@\s]+@[^@\s.]+(\.[^@\s.]+)+", email)
     return form is not None and len(email) <= EMAIL_CHARACTERS and email.isprintable()
 
 
-def known(session: Session, email: str) -> bool:
+def in_use(session: Session, email: str) -> bool:
     """Tell whether there is an account for an e-mail, spelt as it is stored."""
     return session.scalar(select(User.id).where(User.email == email)) is not None
 
@@ -165,5 +170,6 @@ def _account(user: User) -> Account:
     return Account(user.id, user.email, user.role)
 
 
-def exists(email: str) -> Conflict:
+def known(email: str) -> Conflict:
+    """Return what is said to whoever wants an e-mail that somebody has."""
     return Conflict(f"There is an account for {email} already.")

@@ -2,8 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable
 
 from sqlalchemy import update
 from sqlalchemy.orm import Session
@@ -14,13 +13,13 @@ from backend.models.verification_code import Purpose
 from backend.services import audit
 from backend.services.accounts import (
     Account,
-    checked,
-    exists,
+    in_use,
     insert,
     known,
     remove,
     require_another_tutor,
     require_strength,
+    usable_email,
 )
 from backend.services.database import Database
 from backend.services.instances import Instances
@@ -59,13 +58,13 @@ class OwnAccount:
         Raises BadRequest for a malformed e-mail or a weak password, Conflict for a known e-mail, and
         NotAuthenticated for a wrong code.
         """
-        email = checked(email, password, "student")
+        email = usable_email(email)
         require_strength(password)
 
         def attempt(session: Session) -> bool:
             right = self._verification.attempt(session, email, "register", code)
-            if known(session, email):
-                raise exists(email)
+            if in_use(session, email):
+                raise known(email)
             return right
 
         if not await self._database.run(attempt):
@@ -80,7 +79,7 @@ class OwnAccount:
         try:
             return await self._database.run(work)
         except Conflict as exc:
-            raise exists(email) from exc
+            raise known(email) from exc
 
     async def change_password(self, principal: Principal, password: str, code: str) -> None:
         """Set a new password and end every sign-in of the user. Raises BadRequest and NotAuthenticated."""
@@ -97,8 +96,11 @@ class OwnAccount:
             message = "If this was not you, please tell a tutor at once."
             notify(session, principal.user_id, "Your password was changed", message, "success")
 
-        async with self._signed_out(principal.user_id):
-            await self._database.run(work)
+        # Before the change, so that no failure after it leaves a sign-in alive; after it, so that none that
+        # the old password has begun meanwhile stays.
+        await self._tokens.revoke_user(principal.user_id)
+        await self._database.run(work)
+        await _done_or_logged(self._tokens.revoke_user(principal.user_id))
 
     async def delete(self, principal: Principal, code: str) -> None:
         """Delete the account and all that is the user's.
@@ -115,9 +117,10 @@ class OwnAccount:
             if not remove(session, principal.user_id):
                 raise NotAuthenticated(GONE)
 
-        async with self._signed_out(principal.user_id):
-            await self._let_go(principal.user_id)
-            await self._database.run(work)
+        await self._tokens.revoke_user(principal.user_id)
+        await self._let_go(principal.user_id)
+        await self._database.run(work)
+        await _done_or_logged(self._tokens.user_changed(principal.user_id))
 
     async def _require(self, principal: Principal, purpose: Purpose, code: str) -> None:
         email = principal.email
@@ -128,22 +131,20 @@ class OwnAccount:
         if not self._verification.spend(session, principal.email, purpose, code):
             raise BadRequest(WRONG)
 
-    @asynccontextmanager
-    async def _signed_out(self, user_id: int) -> AsyncIterator[None]:
-        """End the user's sign-ins around a change.
-
-        Before it, so that no failure after it leaves one; after it, so that none begun meanwhile stays.
-        """
-        await self._tokens.revoke_user(user_id)
-        yield
-        await self._tokens.revoke_user(user_id)
-
     async def _let_go(self, user_id: int) -> None:
         try:
             async with asyncio.timeout(RELEASE_SECONDS):
                 await self._instances.release(user_id)
         except (GatewayError, TimeoutError) as exc:
             log.warning("avatar of a deleted account not released yet: %s", type(exc).__name__)
+
+
+async def _done_or_logged(further: Awaitable[None]) -> None:
+    """Do what a change that stands should be followed by; to say that it failed would be wrong."""
+    try:
+        await further
+    except GatewayError as exc:
+        log.warning("sign-ins of a changed account not ended for a second time: %s", exc.code)
 
 
 def _record(session: Session, principal: Principal, action: str) -> None:

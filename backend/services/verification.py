@@ -16,7 +16,7 @@ from backend.errors import BadRequest, TooManyRequests
 from backend.models import VerificationCode
 from backend.models.user import EMAIL_CHARACTERS
 from backend.models.verification_code import Purpose
-from backend.services.accounts import exists, known, normalised
+from backend.services.accounts import in_use, known, normalised
 from backend.services.database import Database
 from backend.services.mail import Letter, Mail, mailable
 
@@ -100,9 +100,9 @@ class Verification:
         """Store a new code; tell whether to send it. Raises Conflict and TooManyRequests."""
         now = self._now
         session.execute(delete(VerificationCode).where(VerificationCode.expires_at <= now))
-        registered = known(session, email)
+        registered = in_use(session, email)
         if registered and purpose == "register":
-            raise exists(email)
+            raise known(email)
         values = {
             "code_hash": self._hashed(email, purpose, code),
             "sent_at": now,
