@@ -178,6 +178,9 @@ class MailUnavailable(GatewayError):
     code = "mail_unavailable"
     default_msg = "This service cannot send mail. Please ask a tutor for help."
 
+    def __init__(self, msg: str | None = None, *, retry_after_seconds: int | None = 60) -> None:
+        super().__init__(msg, retry_after_seconds=retry_after_seconds)
+
 
 class StorageFull(GatewayError):
     """The disk takes no more."""
