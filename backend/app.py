@@ -29,6 +29,8 @@ from backend.services.forwarding import MEGABYTE, Forwarder, Upstream
 from backend.services.http_client import HttpClient
 from backend.services.instances import Instances, Ports
 from backend.services.library import Library
+from backend.services.mail import Mail
+from backend.services.own_account import OwnAccount
 from backend.services.passwords import Passwords
 from backend.services.rate_limits import RateLimits
 from backend.services.readiness import Readiness
@@ -37,6 +39,7 @@ from backend.services.signalling import Signalling
 from backend.services.signing_key import load_key
 from backend.services.threads import Threads
 from backend.services.tokens import Tokens
+from backend.services.verification import Verification
 
 
 @dataclass(frozen=True)
@@ -103,12 +106,18 @@ def _gateway(flask: Flask, settings: Settings, key: str, shared: Shared) -> Gate
     manager = Upstream.at("manager", *settings.avatar_manager_url)
     ports = Ports(settings.avatar_instance_host, *settings.avatar_instance_ports)
     instances = Instances(forwarder, manager, store, ports)
+    tokens = Tokens(key, store, staleness_seconds=settings.gateway_revocation_seconds, feed=shared.feed)
+    mail = Mail.of(settings)
+    verification = Verification(key, store, mail)
     return Gateway(
         settings=settings,
         database=store,
         passwords=passwords,
         accounts=Accounts(store, passwords),
-        tokens=Tokens(key, store, staleness_seconds=settings.gateway_revocation_seconds, feed=shared.feed),
+        mail=mail,
+        verification=verification,
+        own_account=OwnAccount(store, passwords, verification, tokens, instances),
+        tokens=tokens,
         rate_limits=RateLimits(settings, key, link=shared.link),
         client=client,
         forwarder=forwarder,
@@ -150,6 +159,8 @@ def _lifespan(
             stack.push_async_callback(gateway.instances.aclose)
             stack.push_async_callback(gateway.files.aclose)
             await gateway.files.start()
+            stack.push_async_callback(gateway.mail.aclose)
+            await gateway.mail.start()
             yield
 
     return life

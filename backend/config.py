@@ -30,7 +30,9 @@ from backend.forms import (
     RateLimit,
     Seconds,
     address,
+    check_mail_server,
     check_pair,
+    check_sender,
     redis_url,
 )
 
@@ -221,6 +223,19 @@ class Settings(BaseModel):
     def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and len(value.get_secret_value().encode()) < 32:
             raise ValueError("needs at least 32 bytes")
+        return value
+
+    @field_validator("smtp_url")
+    @classmethod
+    def _mail_server(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            check_mail_server(value.get_secret_value())
+        return value
+
+    @field_validator("gateway_mail_from")
+    @classmethod
+    def _sender(cls, value: str) -> str:
+        check_sender(value)
         return value
 
     @field_validator("cors_origins")

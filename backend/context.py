@@ -23,7 +23,9 @@ from backend.services.forwarding import MEGABYTE, Forwarder, Inbound
 from backend.services.headers import Origin, first, request_id_or_none
 from backend.services.http_client import HttpClient
 from backend.services.instances import Instances
+from backend.services.mail import Mail
 from backend.services.multipart import small_form
+from backend.services.own_account import OwnAccount
 from backend.services.passwords import Passwords
 from backend.services.rate_limits import RateLimits
 from backend.services.readiness import Readiness
@@ -31,6 +33,7 @@ from backend.services.signalling import Signalling
 from backend.services.speech import Models
 from backend.services.streams import ByteStream, LimitedStream, check_length, in_time, read_whole
 from backend.services.tokens import Principal, Tokens
+from backend.services.verification import Verification
 from backend.wsgi import WsgiBody, raw_headers, raw_target
 
 M = TypeVar("M", bound=BaseModel)
@@ -47,6 +50,9 @@ class Gateway:
     database: Database
     passwords: Passwords
     accounts: Accounts
+    mail: Mail
+    verification: Verification
+    own_account: OwnAccount
     tokens: Tokens
     rate_limits: RateLimits
     client: HttpClient
@@ -218,6 +224,7 @@ def checked(model: type[M], fields: Mapping[str, Any]) -> M:
 
 _KINDS = {
     "missing": "is missing.",
+    "string_too_short": "is too short.",
     "string_type": "needs to be text.",
     "int_type": "needs to be a whole number.",
     "int_parsing": "needs to be a whole number.",
@@ -232,14 +239,6 @@ def _spoken(name: str, kind: str, text: str) -> str:
     if kind in _KINDS:
         return f"{name} {_KINDS[kind]}"
     return f"{name}: {text[:1].lower()}{text[1:]}." if name else f"{text}."
-
-
-def text_field(fields: dict[str, Any], name: str) -> str:
-    """Return a text field that must be there. Raises BadRequest that names it."""
-    value = fields.get(name)
-    if not isinstance(value, str) or not value:
-        raise BadRequest(f"{name} is missing." if value in (None, "") else f"{name} needs to be text.")
-    return value
 
 
 async def form_field(name: str) -> str | None:

@@ -18,6 +18,7 @@ GatewayError                          source    status  retry is safe
 ├── InternalError                     gateway   500     no
 ├── Overloaded                        gateway   503     yes
 ├── StoreUnavailable                  gateway   503     yes
+├── MailUnavailable                   gateway   503     no
 ├── StorageFull                       gateway   507     yes
 └── UpstreamError                     upstream
     ├── UpstreamRefused                         502     yes (never sent)
@@ -167,6 +168,17 @@ class StoreUnavailable(GatewayError):
     default_msg = "The account store is unavailable. Please try again shortly."
 
     def __init__(self, msg: str | None = None, *, retry_after_seconds: int | None = 2) -> None:
+        super().__init__(msg, retry_after_seconds=retry_after_seconds)
+
+
+class MailUnavailable(GatewayError):
+    """There is nobody to hand mail to: no mail server is set, or the gateway is stopping."""
+
+    status = 503
+    code = "mail_unavailable"
+    default_msg = "This service cannot send mail. Please ask a tutor for help."
+
+    def __init__(self, msg: str | None = None, *, retry_after_seconds: int | None = 60) -> None:
         super().__init__(msg, retry_after_seconds=retry_after_seconds)
 
 

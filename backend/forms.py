@@ -114,6 +114,30 @@ def redis_url(value: str) -> str:
     return text
 
 
+def check_mail_server(url: str) -> None:
+    """Raise ValueError, which never shows a part of the URL, for what names no mail server."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        parts, port = urlsplit(""), None
+    rest = parts.path.strip("/") + parts.query + parts.fragment
+    if parts.scheme not in ("smtp", "smtps") or not parts.hostname or port == 0 or rest:
+        raise ValueError(
+            "needs the form smtp://user:password@host:587 or smtps://user:password@host:465, with %40 for @, "
+            "%2F for / and so on inside the password"
+        )
+    if not re.fullmatch(r"[\x21-\x7e]+", url) or (parts.username is None) != (parts.password is None):
+        raise ValueError("needs user and password or neither, in ASCII without spaces")
+
+
+def check_sender(address: str) -> None:
+    """Raise ValueError for what cannot be the sender of a mail."""
+    atom, label = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+", r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"
+    if not re.fullmatch(rf"{atom}(\.{atom})*@{label}(\.{label})*", address):
+        raise ValueError("needs the form name@place.example")
+
+
 BaseUrl = Annotated[str, BeforeValidator(_base_url)]
 BaseUrls = Annotated[tuple[str, ...], BeforeValidator(_base_urls)]
 PortRange = Annotated[tuple[int, int], BeforeValidator(_port_range)]

@@ -100,6 +100,7 @@ OWNERS = {
     "redis": {"services.redis_link"},
     "limits": {"services.rate_limits"},
     "argon2": {"services.passwords"},
+    "aiosmtplib": {"services.mail"},
     "pydantic": {"config", "forms", "doctor", "context", "operations", "schemas"},
     "dotenv": {"config"},
 }
@@ -110,6 +111,7 @@ WALL_CLOCK = {
     "services.tokens": "times in tokens are those of the day, for other machines to read",
     "services.live_sessions": "so are those of sessions in the database",
     "services.session_life": "so are those",
+    "services.verification": "till when a code is good, which several processes must agree on",
     "services.accounts": "when somebody signed in last",
     "services.diagnosis": "certificates end at a time of day",
     "models.base": "when a row was made",

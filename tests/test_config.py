@@ -230,11 +230,48 @@ def test_reading_leaves_the_process_environment_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["JWT_SECRET_KEY", "DATABASE_URL", "REDIS_URL", "SMTP_URL"])
 def test_secrets_are_never_printed(name: str) -> None:
-    scheme, place = ("redis", "db/1") if name == "REDIS_URL" else ("postgresql", "db/gateway")
+    scheme = {"REDIS_URL": "redis", "SMTP_URL": "smtp"}.get(name, "postgresql")
+    place = {"REDIS_URL": "db/1", "SMTP_URL": "db"}.get(name, "db/gateway")
     value = f"{scheme}://gateway:{SECRET}{SECRET}@{place}"
     settings = load({name: value}, None)
     assert SECRET not in f"{settings} {settings!r} {settings.model_dump()} {settings.model_dump_json()}"
     assert SECRET not in problem(**{name: value, "PORT": "x"})
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"http://user:{SECRET}@mail.example",
+        f"smtp://user:{SECRET}/more@mail.example",
+        f"smtp://user:{SECRET}#more@mail.example",
+        f"smtp://user:{SECRET}@mail.example:port",
+        f"smtp://user:{SECRET}@mail.example:0",
+        f"smtp://user:{SECRET}@mail.example/path",
+        f"smtp://user:{SECRET}@",
+        f"smtp://[{SECRET}",
+        f"smtp://{SECRET}@mail.example",
+        f"smtp://user:{SECRET} {SECRET}@mail.example",
+        SECRET,
+    ],
+)
+def test_a_mail_server_that_is_none_is_refused_without_showing_its_password(url: str) -> None:
+    said = problem(SMTP_URL=url)
+    assert said.startswith("SMTP_URL: needs ")
+    assert SECRET not in said
+
+
+@pytest.mark.parametrize("url", ["smtp://mail", "smtp://u:p%40ss@mail.example:25", "smtps://u:p@[::1]:465"])
+def test_mail_servers_that_are_some(url: str) -> None:
+    assert load({"SMTP_URL": url}, None).smtp_url is not None
+
+
+@pytest.mark.parametrize(
+    "sender", ["nobody", "a b@c.de", "a@b\r\nBcc: c@d.ef", "Name <a@b.co>", "a@b@c.de", ".a@b.co", "a@-b.co"]
+)
+def test_a_sender_that_could_be_another_header_is_refused(sender: str) -> None:
+    assert problem(GATEWAY_MAIL_FROM=sender).startswith(
+        "GATEWAY_MAIL_FROM: needs the form name@place.example"
+    )
 
 
 def test_a_database_of_another_kind_is_refused_without_showing_its_password(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Codes sent by mail that prove that somebody reads a mailbox."""
 
 from datetime import datetime
+from typing import Literal, get_args
 
 from sqlalchemy import String
 from sqlalchemy.orm import Mapped, mapped_column
@@ -8,7 +9,8 @@ from sqlalchemy.orm import Mapped, mapped_column
 from backend.models.base import Base, UtcDateTime
 from backend.models.user import EMAIL_CHARACTERS
 
-PURPOSES = ("register", "update_password", "delete_account")
+Purpose = Literal["register", "update_password", "delete_account"]
+PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 
 
 class VerificationCode(Base):

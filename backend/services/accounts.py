@@ -62,9 +62,9 @@ class Accounts:
         email = _checked(email, password, role)
         password_hash = await self._passwords.hash(password)
         try:
-            return await self._database.run(lambda session: _insert(session, email, password_hash, role))
+            return await self._database.run(lambda session: insert(session, email, password_hash, role))
         except Conflict as exc:
-            raise _exists(email) from exc
+            raise known(email) from exc
 
     def create_now(self, email: str, password: str, role: str) -> Account:
         """`create` in the calling thread: for the command line, never for the event loop."""
@@ -72,9 +72,9 @@ class Accounts:
         password_hash = self._passwords.hash_now(password)
         try:
             with self._database.transaction() as session:
-                return _insert(session, email, password_hash, role)
+                return insert(session, email, password_hash, role)
         except Conflict as exc:
-            raise _exists(email) from exc
+            raise known(email) from exc
 
     async def _stored(self, email: str) -> tuple[Account, str] | tuple[None, None]:
         email = normalised(email)
@@ -89,12 +89,18 @@ def normalised(email: str) -> str:
     return email.strip().casefold()
 
 
-def _checked(email: str, password: str, role: str) -> str:
+def usable_email(email: str) -> str:
+    """Return an e-mail in its one spelling. Raises BadRequest for what cannot be one."""
     email = normalised(email)
     if not _plausible(email):
         raise BadRequest(
             f"An e-mail has the form name@place.example and at most {EMAIL_CHARACTERS} characters."
         )
+    return email
+
+
+def _checked(email: str, password: str, role: str) -> str:
+    email = usable_email(email)
     if role not in ROLES:
         raise BadRequest(f"A role is one of: {', '.join(ROLES)}.")
     if len(password) < LEAST_PASSWORD_CHARACTERS:
@@ -102,12 +108,47 @@ def _checked(email: str, password: str, role: str) -> str:
     return email
 
 
+def require_strength(password: str) -> None:
+    """Raise BadRequest for a password that people who choose their own may not choose.
+
+    The frontend has the same rule, but not everybody comes through the frontend.
+    """
+    kinds = str.isupper, str.islower, str.isdigit, _is_special
+    every_kind = all(any(kind(character) for character in password) for kind in kinds)
+    if len(password) < LEAST_PASSWORD_CHARACTERS or not every_kind:
+        raise BadRequest(
+            f"A password has at least {LEAST_PASSWORD_CHARACTERS} characters, among them a capital letter, "
+            "a small letter, a digit and another character."
+        )
+
+
+def _is_special(character: str) -> bool:
+    return character.isprintable() and not character.isalnum() and not character.isspace()
+
+
 def _plausible(email: str) -> bool:
     form = re.fullmatch(r"[^@\s]+@[^@\s.]+(\.[^@\s.]+)+", email)
     return form is not None and len(email) <= EMAIL_CHARACTERS and email.isprintable()
 
 
-def _insert(session: Session, email: str, password_hash: str, role: str) -> Account:
+def in_use(session: Session, email: str) -> bool:
+    """Tell whether there is an account for an e-mail, spelt as it is stored."""
+    return session.scalar(select(User.id).where(User.email == email)) is not None
+
+
+def require_another_tutor(session: Session, user_id: int) -> None:
+    """Raise Conflict for the only tutor who may sign in.
+
+    Holds until the transaction ends, also against another tutor who leaves at the same time: PostgreSQL
+    lets one wait for the other here, SQLite at whatever the transaction has written before.
+    """
+    active = User.role == "tutor", User.status != BANNED
+    tutors = session.scalars(select(User.id).where(*active).order_by(User.id).with_for_update()).all()
+    if tutors == [user_id]:
+        raise Conflict("You are the only tutor here. Please let somebody else become one first.")
+
+
+def insert(session: Session, email: str, password_hash: str, role: str) -> Account:
     user = User(email=email, password_hash=password_hash, role=role)
     session.add(user)
     session.flush()
@@ -131,5 +172,6 @@ def _account(user: User) -> Account:
     return Account(user.id, user.email, user.role)
 
 
-def _exists(email: str) -> Conflict:
+def known(email: str) -> Conflict:
+    """Return what is said to whoever wants an e-mail that somebody has."""
     return Conflict(f"There is an account for {email} already.")

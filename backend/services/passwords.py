@@ -10,6 +10,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
 from backend.errors import BadRequest, Overloaded
+from backend.services import former_hashes
 
 T = TypeVar("T")
 
@@ -46,13 +47,15 @@ class Passwords:
         return fits and hashed is not None
 
     def needs_rehash(self, hashed: str) -> bool:
-        """Whether the hash was made with other parameters than today's."""
-        return self._hasher.check_needs_rehash(hashed)
+        """Whether the hash was made in another way than today's."""
+        return former_hashes.former(hashed) or self._hasher.check_needs_rehash(hashed)
 
     async def aclose(self) -> None:
         await asyncio.to_thread(self._executor.shutdown, wait=True, cancel_futures=True)
 
     def _fits(self, hashed: str, password: bytes) -> bool:
+        if former_hashes.former(hashed):
+            return former_hashes.fits(hashed, password)
         try:
             return self._hasher.verify(hashed, password)
         except (VerificationError, InvalidHashError):

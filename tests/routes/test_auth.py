@@ -3,8 +3,9 @@ from collections.abc import Callable
 
 import jwt
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
+from werkzeug.security import generate_password_hash
 
 from backend.config import Settings
 from backend.demo.faults import Switch
@@ -19,6 +20,8 @@ EMAIL = "student@test.local"
 PUBLIC = {
     ("POST", "/api/login"),
     ("POST", "/api/logout"),
+    ("POST", "/api/register"),
+    ("POST", "/api/send_verification"),
     ("GET", "/api/ping"),
     ("GET", "/api/health"),
     ("GET", "/api/health/detailed"),
@@ -62,6 +65,32 @@ async def test_right_password_gives_a_token_and_nothing_else(served: Served, vis
 async def test_email_of_a_login_may_be_spelt_in_capitals(visitor: Frontend) -> None:
     answer = await visitor.json("/api/login", {"email": f" {EMAIL.upper()} ", "password": PASSWORD})
     assert answer.status_code == 200
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("sessionid", ["123456", 123456, None, [], {"a": 1}])
+async def test_session_number_in_a_login_is_let_be(visitor: Frontend, sessionid: object) -> None:
+    fields = {"email": EMAIL, "password": PASSWORD, "sessionid": sessionid}
+    answer = await visitor.http.post("/api/login", json=fields, headers={"sessionid": "123456"})
+    assert answer.status_code == 200
+
+
+@pytest.mark.asyncio
+async def test_account_of_the_former_backend_signs_in_with_its_old_password(
+    served: Served, visitor: Frontend
+) -> None:
+    def take_over(session: Session) -> None:
+        hashed = generate_password_hash("former password", "scrypt")
+        session.execute(update(User).where(User.email == EMAIL).values(password_hash=hashed))
+
+    await served.gateway.database.run(take_over)
+    refused(await visitor.json("/api/login", {"email": EMAIL, "password": "another password"}), 401)
+    for _ in range(2):
+        answer = await visitor.json("/api/login", {"email": EMAIL, "password": "former password"})
+        assert answer.status_code == 200
+    user = await served.gateway.database.run(lambda s: s.scalar(select(User).where(User.email == EMAIL)))
+    assert user is not None
+    assert user.password_hash.startswith("$argon2id$")
 
 
 @pytest.mark.asyncio

@@ -12,7 +12,7 @@ from sqlalchemy import select, update
 from backend.config import load
 from backend.errors import BadRequest, Conflict, NotAuthenticated
 from backend.models import User
-from backend.services.accounts import Account, Accounts
+from backend.services.accounts import Account, Accounts, require_strength
 from backend.services.database import Database, attach, upgrade
 from backend.services.passwords import Passwords
 
@@ -146,3 +146,16 @@ def test_command_line_makes_the_same_account(tmp_path: Path) -> None:
     with pytest.raises(Conflict):
         accounts.create_now("a@b.co", "Secret-pass", "student")
     engine.dispose()
+
+
+@pytest.mark.parametrize("password", ["Right-horse1!", "Überß1 x_", "A1a_____", "密码Aa1。。。"])
+def test_strong_passwords(password: str) -> None:
+    require_strength(password)
+
+
+@pytest.mark.parametrize(
+    "password", ["", "Aa1!", "right-horse1!", "RIGHT-HORSE1!", "Right-horse!", "Righthorse1", "Right horse1"]
+)
+def test_password_that_the_frontend_would_refuse_is_refused_here_too(password: str) -> None:
+    with pytest.raises(BadRequest, match="at least 8 characters"):
+        require_strength(password)

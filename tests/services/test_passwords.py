@@ -6,6 +6,7 @@ from typing import Literal
 import pytest
 import pytest_asyncio
 from argon2 import PasswordHasher
+from werkzeug.security import generate_password_hash
 
 from backend.errors import BadRequest, Overloaded
 from backend.services.passwords import Passwords
@@ -63,6 +64,14 @@ async def test_unknown_user_costs_one_verification_and_is_refused() -> None:
 async def test_broken_hash_fits_nothing(passwords: Passwords) -> None:
     assert not await passwords.verify("pbkdf2:not-argon", "password")
     assert not await passwords.verify("$argon2id$v=19$m=8,t=1,p=1$broken", "password")
+
+
+@pytest.mark.asyncio
+async def test_former_hash_fits_its_password_and_is_to_be_renewed(passwords: Passwords) -> None:
+    hashed = generate_password_hash("correct horse 电池", "pbkdf2:sha256:1000")
+    assert await passwords.verify(hashed, "correct horse 电池")
+    assert not await passwords.verify(hashed, "correct horse 电")
+    assert passwords.needs_rehash(hashed)
 
 
 @pytest.mark.asyncio
