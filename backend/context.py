@@ -145,12 +145,19 @@ def bearer() -> str | None:
     return token.strip()
 
 
-async def caller() -> Principal:
-    """Return who is asking. Raises NotAuthenticated."""
+async def caller(*, passive: bool = False) -> Principal:
+    """Return who is asking. Raises NotAuthenticated.
+
+    The call prolongs the sign-in, but for a passive one: what an open tab asks by itself is no use of it.
+    """
     token = bearer()
     if token is None:
         raise NotAuthenticated
-    return await gateway().tokens.verify(token)
+    tokens = gateway().tokens
+    principal = await tokens.verify(token)
+    if not passive:
+        tokens.used(principal)
+    return principal
 
 
 async def tutor() -> Principal:

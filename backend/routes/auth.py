@@ -24,7 +24,7 @@ async def login() -> GatewayResponse:
 @auth.get("/token_status")
 @direct
 async def token_status() -> GatewayResponse:
-    principal = await caller()
+    principal = await caller(passive=True)
     seconds = max(0, int(principal.expires_at - time.time()))
     return answer({"expires_in_seconds": seconds, "expires_in_minutes": round(seconds / 60, 2)})
 

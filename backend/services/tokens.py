@@ -112,6 +112,7 @@ class Tokens:
         # An entry that outlives its token does no harm: expired tokens are refused before they get here.
         self._refused: Recent[str, bool] = Recent(MAX_REFUSED)
         self._live: dict[int, Live] = {}
+        self._used: dict[int, float] = {}  # last use, Unix seconds, of users who are signed in
         self._lookups: dict[int, asyncio.Task[None]] = {}
         self._refreshing = asyncio.Lock()
         self._polled_at = self._loaded_at = -math.inf  # monotonic
@@ -176,6 +177,10 @@ class Tokens:
         Raises NotAuthenticated for every token that is not good, StoreUnavailable when that cannot be known.
         """
         return self.verify_cached(token) or await self._verify(token)
+
+    def used(self, principal: Principal) -> None:
+        """Note that a session is in use just now; costs no I/O."""
+        self._used[principal.user_id] = self._clock()
 
     async def revoke(self, token: Principal | str) -> None:
         """End this token's session and no other; does nothing for an ended one and for what is no token."""
