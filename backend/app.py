@@ -14,12 +14,17 @@ from backend.context import EXTENSION, Gateway
 from backend.cors import Cors
 from backend.request_log import RequestLog
 from backend.routes import mounts
+from backend.routes.admin import admin
 from backend.routes.auth import auth
 from backend.routes.avatar import avatar
 from backend.routes.files import files
 from backend.routes.health import health
+from backend.routes.pictures import pictures as picture_routes
+from backend.routes.user import user
 from backend.services import database, speech
 from backend.services.accounts import Accounts
+from backend.services.administration import Administration
+from backend.services.audit import Audit
 from backend.services.catalogue import Catalogue
 from backend.services.database import Database
 from backend.services.file_store import FileStore
@@ -27,8 +32,12 @@ from backend.services.files import Files
 from backend.services.forwarding import MEGABYTE, Forwarder, Upstream
 from backend.services.http_client import HttpClient
 from backend.services.instances import Instances, Ports
+from backend.services.language_models import LanguageModels
 from backend.services.library import Library
+from backend.services.notifications import Notifications
 from backend.services.passwords import Passwords
+from backend.services.pictures import Pictures
+from backend.services.profiles import Profiles
 from backend.services.readiness import Readiness
 from backend.services.signalling import Signalling
 from backend.services.signing_key import load_key
@@ -53,7 +62,7 @@ def create_app(settings: Settings) -> Application:
     threads = Threads(settings.gateway_view_threads, waiting=200, name="view")
     gateway = _gateway(flask, settings)
     flask.extensions[EXTENSION] = gateway
-    for blueprint in (auth, avatar, files, health):
+    for blueprint in (admin, auth, avatar, files, health, picture_routes, user):
         flask.register_blueprint(blueprint)
     mounts.register(flask, settings.gateway_mounts)
     hooks.register(flask, Cors(settings.cors_origins))
@@ -72,13 +81,17 @@ def _gateway(flask: Flask, settings: Settings) -> Gateway:
     catalogue = Upstream.at("catalogue", *settings.avatar_service_url)
     manager = Upstream.at("manager", *settings.avatar_manager_url)
     ports = Ports(settings.avatar_instance_host, *settings.avatar_instance_ports)
-    instances = Instances(forwarder, manager, store, ports)
+    notifications = Notifications(store)
+    instances = Instances(forwarder, manager, store, ports, on_new=notifications.avatar_ready)
+    tokens = Tokens(load_key(settings), store, staleness_seconds=settings.gateway_revocation_seconds)
+    profiles = Profiles(store)
+    pictures = Pictures(store, profiles, settings.files_dir / "avatars")
     return Gateway(
         settings=settings,
         database=store,
         passwords=passwords,
         accounts=Accounts(store, passwords),
-        tokens=Tokens(load_key(settings), store, staleness_seconds=settings.gateway_revocation_seconds),
+        tokens=tokens,
         client=client,
         forwarder=forwarder,
         catalogue=Catalogue(forwarder, catalogue, stale_after_seconds=settings.gateway_stale_list_seconds),
@@ -91,6 +104,12 @@ def _gateway(flask: Flask, settings: Settings) -> Gateway:
             Library(forwarder, Upstream.at("index", settings.rag_url)),
             quota=int(settings.gateway_quota_mb * MEGABYTE),
         ),
+        profiles=profiles,
+        pictures=pictures,
+        notifications=notifications,
+        administration=Administration(store, passwords, tokens, instances, pictures),
+        audit=Audit(store),
+        language_models=LanguageModels(forwarder, Upstream.at("model", settings.llm_url)),
         readiness=Readiness(
             store,
             forwarder,
@@ -117,6 +136,9 @@ def _lifespan(
             stack.push_async_callback(gateway.instances.aclose)
             stack.push_async_callback(gateway.files.aclose)
             await gateway.files.start()
+            stack.push_async_callback(gateway.pictures.aclose)
+            await gateway.pictures.start()
+            stack.push_async_callback(gateway.administration.aclose)
             yield
 
     return life

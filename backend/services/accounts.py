@@ -15,10 +15,12 @@ from backend.models import Profile, stored_file
 from backend.models.profile import NAME_CHARACTERS
 from backend.models.user import BANNED, EMAIL_CHARACTERS, ROLES, User
 from backend.services.database import Database
+from backend.services.notifications import notify
 from backend.services.passwords import Passwords
 
 LEAST_PASSWORD_CHARACTERS = 8
 WRONG = "Wrong email or password."
+WELCOME = "Your account is ready. Choose an avatar, connect, and ask your first question."
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,9 @@ class Accounts:
         email = _checked(email, password, role)
         password_hash = await self._passwords.hash(password)
         try:
-            return await self._database.run(lambda session: _insert(session, email, password_hash, role))
+            return await self._database.run(lambda session: insert(session, email, password_hash, role))
         except Conflict as exc:
-            raise _exists(email) from exc
+            raise known(email) from exc
 
     def create_now(self, email: str, password: str, role: str) -> Account:
         """`create` in the calling thread: for the command line, never for the event loop."""
@@ -72,9 +74,9 @@ class Accounts:
         password_hash = self._passwords.hash_now(password)
         try:
             with self._database.transaction() as session:
-                return _insert(session, email, password_hash, role)
+                return insert(session, email, password_hash, role)
         except Conflict as exc:
-            raise _exists(email) from exc
+            raise known(email) from exc
 
     async def _stored(self, email: str) -> tuple[Account, str] | tuple[None, None]:
         email = normalised(email)
@@ -89,12 +91,18 @@ def normalised(email: str) -> str:
     return email.strip().casefold()
 
 
-def _checked(email: str, password: str, role: str) -> str:
+def usable_email(email: str) -> str:
+    """Return an e-mail in its one spelling. Raises BadRequest for what cannot be one."""
     email = normalised(email)
     if not _plausible(email):
         raise BadRequest(
             f"An e-mail has the form name@place.example and at most {EMAIL_CHARACTERS} characters."
         )
+    return email
+
+
+def _checked(email: str, password: str, role: str) -> str:
+    email = usable_email(email)
     if role not in ROLES:
         raise BadRequest(f"A role is one of: {', '.join(ROLES)}.")
     if len(password) < LEAST_PASSWORD_CHARACTERS:
@@ -107,11 +115,13 @@ def _plausible(email: str) -> bool:
     return form is not None and len(email) <= EMAIL_CHARACTERS and email.isprintable()
 
 
-def _insert(session: Session, email: str, password_hash: str, role: str) -> Account:
+def insert(session: Session, email: str, password_hash: str, role: str) -> Account:
+    """Add an account with its profile and a welcome."""
     user = User(email=email, password_hash=password_hash, role=role)
     session.add(user)
     session.flush()
     session.add(Profile(user_id=user.id, username=email.partition("@")[0][:NAME_CHARACTERS]))
+    notify(session, user.id, "Welcome", WELCOME, "success")
     return _account(user)
 
 
@@ -129,5 +139,6 @@ def _account(user: User) -> Account:
     return Account(user.id, user.email, user.role)
 
 
-def _exists(email: str) -> Conflict:
+def known(email: str) -> Conflict:
+    """Return what is said to whoever wants an e-mail that somebody has."""
     return Conflict(f"There is an account for {email} already.")

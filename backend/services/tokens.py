@@ -193,6 +193,14 @@ class Tokens:
         """End whatever session the user has."""
         await self._end(user_id, None)
 
+    async def user_changed(self, user_id: int) -> None:
+        """Learn now of a user's new role, status or e-mail, or that there is no such user any more.
+
+        To be called after the change is committed. Raises StoreUnavailable.
+        """
+        self._live.pop(user_id, None)
+        await self._look_up(user_id)
+
     def peek(self, token: str) -> Claims | None:
         """What a token of ours says, expired or ended as it may be; None when it is not ours."""
         try:

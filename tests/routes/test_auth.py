@@ -22,6 +22,7 @@ PUBLIC = {
     ("GET", "/api/ping"),
     ("GET", "/api/health"),
     ("GET", "/api/health/detailed"),
+    ("GET", "/static/avatars/offer"),
 }
 
 
