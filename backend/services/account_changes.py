@@ -10,7 +10,7 @@ Whoever may make them (a tutor in the console, somebody at the command line), th
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -23,6 +23,7 @@ from backend.services.notifications import notify
 
 TUTOR, ACTIVE = "tutor", "active"
 OF_THE_ACCOUNT = ("email", "role", "status")
+TURN = 8_203_002  # key of PostgreSQL's advisory lock; the migrations have the number before it
 LAST_TUTOR = "This is the last active tutor: make somebody else a tutor first."
 Changes = Mapping[str, tuple[str, str]]
 
@@ -80,10 +81,11 @@ def change(session: Session, operator: Operator, user_id: int, fields: Mapping[s
         raise Conflict("You cannot take your own role away or ban yourself.")
     if not (user.role == TUTOR and user.status == ACTIVE):
         _keep_a_tutor(session, user_id, *before[1:])
+    email = user.email
     try:
         session.flush()
-    except IntegrityError as exc:
-        raise accounts.known(user.email) from exc
+    except IntegrityError as exc:  # nothing can be read of the user any more
+        raise accounts.known(email) from exc
     _noted(session, "update_user", operator, (user_id, before[0]), changed)
     told = [f"{name} is now {changed[name][1]}" for name in OF_THE_ACCOUNT if name in changed]
     if told:
@@ -132,9 +134,12 @@ def id_of(session: Session, email: str) -> int:
 
 def take_turn(session: Session) -> None:
     """Let nobody else change who the tutors are before this transaction ends."""
-    # SQLite knows no FOR UPDATE: a statement that could write locks all of it, also one that finds nothing.
-    session.execute(update(User).where(User.id == -1).values(role=User.role))
-    session.execute(select(User.id).where(User.role == TUTOR).order_by(User.id).with_for_update())
+    if session.get_bind().dialect.name == "postgresql":
+        # Locks of the rows would be taken in different orders by people who demote each other: a deadlock.
+        session.execute(select(func.pg_advisory_xact_lock(TURN)))
+    else:
+        # A statement that could write locks all of SQLite, also one that finds nothing.
+        session.execute(update(User).where(User.id == -1).values(role=User.role))
 
 
 def _found(session: Session, user_id: int) -> tuple[User, Profile]:

@@ -95,7 +95,7 @@ def _orientation(image: Image.Image) -> int:
 def _plain(image: Image.Image) -> Image.Image:
     """Decode the first frame to RGB, or to RGBA where something shines through."""
     image.load()
-    if image.mode.startswith("I;16") or image.mode == "I":
+    if image.mode.startswith("I;16"):
         # Pillow would cut off what is above 255 instead of scaling it.
         return image.convert("I").point(lambda value: value / 256).convert("L").convert("RGB")
     return image.convert("RGBA" if image.has_transparency_data else "RGB")
