@@ -95,7 +95,7 @@ class Administration:
         counting = count.where(*wanted.conditions())
 
         def work(session: Session) -> tuple[list[Member], int]:
-            found = [_member(user, own) for user, own in session.execute(rows).tuples()]
+            found = [_member(user, own) for user, own in session.execute(rows)]
             return found, session.execute(counting).scalar_one()
 
         return await self._database.run(work)

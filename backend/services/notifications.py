@@ -83,6 +83,8 @@ class Notifications:
                 await self._database.run(lambda session: notify(session, user_id, title, message, kind))
         except (TimeoutError, GatewayError) as error:
             log.warning("a notification was not stored: %r", error)
+        except Exception as error:  # a mistake here must not undo what it would have told of
+            log.error("a notification was not stored", exc_info=error)
 
     async def avatar_ready(self, user_id: int, avatar: str) -> None:
         await self.tell(user_id, "Avatar ready", f"{avatar} was started and is ready to talk.", "success")
