@@ -4,6 +4,7 @@ A picture gets a new name each time, so what a name shows never changes. It is w
 then moved there: nobody ever sees half of one.
 """
 
+import logging
 import os
 import re
 import secrets
@@ -13,7 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from backend.errors import StorageFull
+from backend.errors import InternalError, StorageFull
+from backend.services.file_store import FULL
+
+log = logging.getLogger("gateway.pictures")
 
 NAME = re.compile(r"[0-9a-f]{32}\.(?:jpg|png)")
 CONTENT_TYPES = {".jpg": "image/jpeg", ".png": "image/png"}
@@ -93,8 +97,9 @@ class PictureStore:
 
 @contextmanager
 def _told() -> Iterator[None]:
-    """Whatever the disk says, the caller hears that it takes no more."""
+    """A full disk is told as one; anything else that the disk says is for the log."""
     try:
         yield
     except OSError as exc:
-        raise StorageFull from exc
+        log.error("a picture cannot be written: %s", exc.strerror)
+        raise (StorageFull if exc.errno in FULL else InternalError) from exc

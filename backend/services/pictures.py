@@ -134,7 +134,13 @@ class Pictures:
 
     async def _on_disk(self, work: Callable[[], T]) -> T:
         with self._disk.place():
-            return await asyncio.get_running_loop().run_in_executor(self._disk.executor, work)
+            begun = asyncio.get_running_loop().run_in_executor(self._disk.executor, work)
+            try:
+                return await asyncio.shield(begun)
+            except asyncio.CancelledError:
+                # A file that is still being written would come back after it was removed.
+                await asyncio.wait([begun])
+                raise
 
     async def _sweep_for_ever(self) -> None:
         while True:

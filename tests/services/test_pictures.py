@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from backend.errors import (
     BadRequest,
     ClientGone,
+    InternalError,
     NotAuthenticated,
     NotFound,
     Overloaded,
@@ -319,10 +320,14 @@ async def test_more_pictures_at_once_than_there_are_places_for_are_told_so(
 
 
 @pytest.mark.asyncio
-async def test_folder_that_cannot_be_made_is_told_as_no_room(gallery: Gallery) -> None:
+async def test_folder_that_cannot_be_made_is_for_the_log_and_not_for_the_user(
+    gallery: Gallery, caplog: pytest.LogCaptureFixture
+) -> None:
     gallery.folder.parent.parent.joinpath("files").write_bytes(b"a file where the folder should be")
-    with pytest.raises(StorageFull):
+    with pytest.raises(InternalError) as refusal:
         await gallery.upload(picture())
+    assert "a picture cannot be written" in caplog.text
+    assert str(gallery.folder) not in refusal.value.msg
 
 
 @pytest.fixture
