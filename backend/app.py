@@ -14,12 +14,17 @@ from backend.context import EXTENSION, Gateway
 from backend.cors import Cors
 from backend.request_log import RequestLog
 from backend.routes import mounts
+from backend.routes.admin import admin
 from backend.routes.auth import auth
 from backend.routes.avatar import avatar
 from backend.routes.files import files
 from backend.routes.health import health
+from backend.routes.pictures import pictures as picture_routes
+from backend.routes.user import user
 from backend.services import database, speech
 from backend.services.accounts import Accounts
+from backend.services.administration import Administration
+from backend.services.audit import Audit
 from backend.services.catalogue import Catalogue
 from backend.services.change_feed import ChangeFeed
 from backend.services.database import Database
@@ -28,10 +33,14 @@ from backend.services.files import Files
 from backend.services.forwarding import MEGABYTE, Forwarder, Upstream
 from backend.services.http_client import HttpClient
 from backend.services.instances import Instances, Ports
+from backend.services.language_models import LanguageModels
 from backend.services.library import Library
 from backend.services.mail import Mail
+from backend.services.notifications import Notifications
 from backend.services.own_account import OwnAccount
 from backend.services.passwords import Passwords
+from backend.services.pictures import Pictures
+from backend.services.profiles import Profiles
 from backend.services.rate_limits import RateLimits
 from backend.services.readiness import Readiness
 from backend.services.redis_link import RedisLink, linked
@@ -61,7 +70,7 @@ def create_app(settings: Settings) -> Application:
     shared = Shared.of(settings, key)
     gateway = _gateway(flask, settings, key, shared)
     flask.extensions[EXTENSION] = gateway
-    for blueprint in (auth, avatar, files, health):
+    for blueprint in (admin, auth, avatar, files, health, picture_routes, user):
         flask.register_blueprint(blueprint)
     mounts.register(flask, settings.gateway_mounts)
     hooks.register(flask, Cors(settings.cors_origins))
@@ -105,10 +114,13 @@ def _gateway(flask: Flask, settings: Settings, key: str, shared: Shared) -> Gate
     catalogue = Upstream.at("catalogue", *settings.avatar_service_url)
     manager = Upstream.at("manager", *settings.avatar_manager_url)
     ports = Ports(settings.avatar_instance_host, *settings.avatar_instance_ports)
-    instances = Instances(forwarder, manager, store, ports)
+    notifications = Notifications(store)
+    instances = Instances(forwarder, manager, store, ports, on_new=notifications.avatar_ready)
     tokens = Tokens(key, store, staleness_seconds=settings.gateway_revocation_seconds, feed=shared.feed)
     mail = Mail.of(settings)
     verification = Verification(key, store, mail)
+    profiles = Profiles(store)
+    pictures = Pictures(store, profiles, settings.files_dir / "avatars")
     return Gateway(
         settings=settings,
         database=store,
@@ -131,6 +143,12 @@ def _gateway(flask: Flask, settings: Settings, key: str, shared: Shared) -> Gate
             Library(forwarder, Upstream.at("index", settings.rag_url)),
             quota=int(settings.gateway_quota_mb * MEGABYTE),
         ),
+        profiles=profiles,
+        pictures=pictures,
+        notifications=notifications,
+        administration=Administration(store, passwords, tokens, instances, pictures),
+        audit=Audit(store),
+        language_models=LanguageModels(forwarder, Upstream.at("model", settings.llm_url)),
         readiness=Readiness(
             store,
             forwarder,
@@ -161,6 +179,9 @@ def _lifespan(
             await gateway.files.start()
             stack.push_async_callback(gateway.mail.aclose)
             await gateway.mail.start()
+            stack.push_async_callback(gateway.pictures.aclose)
+            await gateway.pictures.start()
+            stack.push_async_callback(gateway.administration.aclose)
             yield
 
     return life

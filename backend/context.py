@@ -12,10 +12,12 @@ from flask import current_app, request
 from pydantic import BaseModel, ValidationError
 
 from backend.config import Settings
-from backend.errors import BadRequest, NotAllowed, NotAuthenticated
+from backend.errors import BadRequest, NotAllowed, NotAuthenticated, NotFound
 from backend.exchange import CURRENT, Exchange
 from backend.schemas.common import nested
 from backend.services.accounts import Accounts
+from backend.services.administration import Administration
+from backend.services.audit import Audit
 from backend.services.catalogue import Catalogue
 from backend.services.database import Database
 from backend.services.files import Files
@@ -23,10 +25,14 @@ from backend.services.forwarding import MEGABYTE, Forwarder, Inbound
 from backend.services.headers import Origin, first, request_id_or_none
 from backend.services.http_client import HttpClient
 from backend.services.instances import Instances
+from backend.services.language_models import LanguageModels
 from backend.services.mail import Mail
 from backend.services.multipart import small_form
+from backend.services.notifications import Notifications
 from backend.services.own_account import OwnAccount
 from backend.services.passwords import Passwords
+from backend.services.pictures import Pictures
+from backend.services.profiles import Profiles
 from backend.services.rate_limits import RateLimits
 from backend.services.readiness import Readiness
 from backend.services.signalling import Signalling
@@ -40,6 +46,8 @@ M = TypeVar("M", bound=BaseModel)
 
 EXTENSION = "gateway"
 _INBOUND = "gateway.inbound"
+# What every database can hold as a number of a row.
+MOST_ID_DIGITS = 9
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,12 @@ class Gateway:
     speech: Models
     files: Files
     readiness: Readiness
+    profiles: Profiles
+    pictures: Pictures
+    notifications: Notifications
+    administration: Administration
+    audit: Audit
+    language_models: LanguageModels
 
 
 def gateway() -> Gateway:
@@ -186,7 +200,10 @@ def body(limit: int) -> ByteStream | None:
 async def json_fields() -> dict[str, Any]:
     """Read a JSON object of at most a megabyte. Raises BadRequest and TooLarge."""
     stream = body(MEGABYTE)
-    content = b"" if stream is None else await in_time(read_whole(stream, MEGABYTE))
+    return _object(b"" if stream is None else await in_time(read_whole(stream, MEGABYTE)))
+
+
+def _object(content: bytes) -> dict[str, Any]:
     try:
         fields = json.loads(content)
     except (ValueError, RecursionError) as exc:
@@ -199,6 +216,13 @@ async def json_fields() -> dict[str, Any]:
 async def json_body(model: type[M]) -> M:
     """Read and check a JSON object. Raises BadRequest that names the field, and TooLarge."""
     return checked(model, await json_fields())
+
+
+async def json_body_or_none(model: type[M]) -> M | None:
+    """Read and check a JSON object that may be left out. Raises BadRequest and TooLarge."""
+    stream = body(MEGABYTE)
+    content = b"" if stream is None else await in_time(read_whole(stream, MEGABYTE))
+    return checked(model, _object(content)) if content else None
 
 
 def query(model: type[M]) -> M:
@@ -239,6 +263,14 @@ def _spoken(name: str, kind: str, text: str) -> str:
     if kind in _KINDS:
         return f"{name} {_KINDS[kind]}"
     return f"{name}: {text[:1].lower()}{text[1:]}." if name else f"{text}."
+
+
+def row_id(text: str) -> int:
+    """Return the number of a row as a path spells it, leading zeros or not. Raises NotFound."""
+    digits = text.lstrip("0") if text.isascii() and text.isdigit() else ""
+    if not 0 < len(digits) <= MOST_ID_DIGITS:
+        raise NotFound
+    return int(digits)
 
 
 async def form_field(name: str) -> str | None:

@@ -103,6 +103,7 @@ OWNERS = {
     "aiosmtplib": {"services.mail"},
     "pydantic": {"config", "forms", "doctor", "context", "operations", "schemas"},
     "dotenv": {"config"},
+    "PIL": {"services.portraits"},
 }
 
 
@@ -116,6 +117,7 @@ WALL_CLOCK = {
     "services.diagnosis": "certificates end at a time of day",
     "models.base": "when a row was made",
     "services.file_store": "how old a file is, by the time that the disk notes",
+    "services.picture_store": "the age of files, which the disk tells by the time of day",
     "exchange": "the Date header",
     "demo.catalogue": "when an avatar was made",
     "demo.manager": "how long it has run, which it tells as the real one does",

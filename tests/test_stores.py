@@ -12,8 +12,8 @@ import pytest
 
 from tests.support.frontend import Frontend, good, hidden, refused
 from tests.support.gateway import PASSWORD, Served, mount, serving, settings_for
+from tests.support.own_stores import own_postgres, own_redis
 from tests.support.peer import Exchange, Peer, until
-from tests.support.stores import own_postgres, own_redis
 
 pytestmark = pytest.mark.asyncio
 

@@ -10,6 +10,7 @@ from backend.models.base import Base, UtcDateTime, utc_now
 EMAIL_CHARACTERS = 80
 ROLES = ("student", "tutor")
 BANNED = "banned"
+STATUSES = ("active", "inactive", BANNED)
 
 
 class User(Base):

@@ -47,6 +47,12 @@ Moment = Annotated[
 Text = Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^[^\x00]*$")]
 
 
+# Names and such: nothing that ends a line, moves the cursor, or turns the direction of what follows.
+LINE = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]*$"
+# Longer text: line breaks and tabs are meant.
+PROSE = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]*$"
+
+
 class Query(BaseModel):
     """What a query string may say. Values arrive as text; unknown names, such as axios' slips, are let be."""
 

@@ -15,10 +15,12 @@ from backend.models import Profile, login_session, stored_file
 from backend.models.profile import NAME_CHARACTERS
 from backend.models.user import BANNED, EMAIL_CHARACTERS, ROLES, User
 from backend.services.database import Database
+from backend.services.notifications import notify
 from backend.services.passwords import Passwords
 
 LEAST_PASSWORD_CHARACTERS = 8
 WRONG = "Wrong email or password."
+WELCOME = "Your account is ready. Choose an avatar, connect, and ask your first question."
 
 
 @dataclass(frozen=True)
@@ -149,10 +151,12 @@ def require_another_tutor(session: Session, user_id: int) -> None:
 
 
 def insert(session: Session, email: str, password_hash: str, role: str) -> Account:
+    """Add an account with its profile and a welcome."""
     user = User(email=email, password_hash=password_hash, role=role)
     session.add(user)
     session.flush()
     session.add(Profile(user_id=user.id, username=email.partition("@")[0][:NAME_CHARACTERS]))
+    notify(session, user.id, "Welcome", WELCOME, "success")
     return _account(user)
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -59,7 +59,17 @@ class Instances:
     remembered can be let go of. The changes of one user come one after another.
     """
 
-    def __init__(self, forwarder: Forwarder, manager: Upstream, database: Database, ports: Ports) -> None:
+    def __init__(
+        self,
+        forwarder: Forwarder,
+        manager: Upstream,
+        database: Database,
+        ports: Ports,
+        *,
+        on_new: Callable[[int, str], Awaitable[None]] | None = None,
+    ) -> None:
+        """`on_new` is told user and avatar when an instance was made for them; it must not fail."""
+        self._on_new = on_new
         self._forwarder = forwarder
         self._manager = manager
         self._database = database
@@ -72,7 +82,7 @@ class Instances:
 
         The same start asked for twice at a time is one. Raises UpstreamBusy when the manager has no place.
         """
-        return await self._once((user_id, avatar), lambda: self._start(user_id, avatar))
+        return await self._once((user_id, avatar), lambda: self._start_and_tell(user_id, avatar))
 
     async def release(self, user_id: int) -> bool:
         """Let go of the user's instance; tell whether there was one."""
@@ -102,6 +112,12 @@ class Instances:
         outcome: T = await asyncio.shield(change)
         return outcome
 
+    async def _start_and_tell(self, user_id: int, avatar: str) -> dict[str, Any]:
+        started = await self._start(user_id, avatar)
+        if started["is_new_instance"] and self._on_new is not None:
+            await self._on_new(user_id, avatar)
+        return started
+
     async def _start(self, user_id: int, avatar: str) -> dict[str, Any]:
         before = await self._place(user_id)
         if before is not None and before.avatar == avatar:
@@ -114,14 +130,14 @@ class Instances:
         replaced = await self._remembered(user_id, place)
         # Another process may have started one in the meantime: what it replaced counts as a connection, too.
         if replaced is not None and (replaced != before or replaced.instance_id != place.instance_id):
-            await self._let_go(replaced)
+            await self.let_go(replaced)
         return _started(info, place, is_new=info.get("connections") == 1)
 
     async def _release(self, user_id: int) -> bool:
         place = await self._database.run(_forget(user_id))
         if place is None:
             return False
-        await self._let_go(place)
+        await self.let_go(place)
         return True
 
     async def _remembered(self, user_id: int, place: Place) -> Place | None:
@@ -131,7 +147,7 @@ class Instances:
             return await self._database.run(_remember(user_id, place))
 
     async def _place(self, user_id: int) -> Place | None:
-        return await self._database.run(lambda session: _found(session, user_id))
+        return await self._database.run(lambda session: place_of(session, user_id))
 
     async def _running(self, place: Place) -> dict[str, Any] | None:
         """Ask the manager whether an instance still is what and where it was; None when in doubt."""
@@ -144,7 +160,8 @@ class Instances:
         same = info.get("port") == place.port and info.get("real_avatar_name") == place.avatar
         return info if same and info.get("running") else None
 
-    async def _let_go(self, place: Place) -> None:
+    async def let_go(self, place: Place) -> None:
+        """Tell the manager that a place is not used any more; its failure is logged."""
         try:
             await self._ask("/avatar/disconnect", {"avatar_id": place.instance_id}, RELEASE_TIMEOUTS)
         except GatewayError as error:
@@ -193,7 +210,8 @@ def _started(info: dict[str, Any], place: Place, *, is_new: bool) -> dict[str, A
     }
 
 
-def _found(session: Session, user_id: int) -> Place | None:
+def place_of(session: Session, user_id: int) -> Place | None:
+    """Return where a user's avatar runs, if one does."""
     row = session.get(AvatarSession, user_id)
     return None if row is None else Place(row.avatar, row.instance_id, row.port)
 
@@ -203,7 +221,7 @@ def _remember(user_id: int, place: Place) -> Callable[[Session], Place | None]:
         # Locks the row, or all of SQLite, which knows no FOR UPDATE: what is read next is what is replaced.
         mine = AvatarSession.user_id == user_id
         session.execute(update(AvatarSession).where(mine).values(port=AvatarSession.port))
-        replaced = _found(session, user_id)
+        replaced = place_of(session, user_id)
         session.merge(
             AvatarSession(
                 user_id=user_id, avatar=place.avatar, instance_id=place.instance_id, port=place.port

@@ -55,11 +55,11 @@ def check_length(length: int | None, limit: int) -> None:
         raise TooLarge(f"The request body is larger than the {_spoken(limit)} allowed here.")
 
 
-async def in_time(reading: Awaitable[T]) -> T:
+async def in_time(reading: Awaitable[T], seconds: float = SMALL_BODY_SECONDS) -> T:
     """Wait for a client's small body, but not for ever. Raises UploadStalled."""
     deadline = Deadline()
     try:
-        return await deadline.within(reading, deadline.now() + SMALL_BODY_SECONDS)
+        return await deadline.within(reading, deadline.now() + seconds)
     except TimeoutError:
         raise UploadStalled from None
     finally:

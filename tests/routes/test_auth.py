@@ -25,6 +25,7 @@ PUBLIC = {
     ("GET", "/api/ping"),
     ("GET", "/api/health"),
     ("GET", "/api/health/detailed"),
+    ("GET", "/static/avatars/offer"),
 }
 
 

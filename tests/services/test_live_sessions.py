@@ -21,8 +21,8 @@ from backend.services.database import Database, attach, upgrade
 from backend.services.redis_link import RedisLink, linked
 from backend.services.tokens import Tokens
 from benchmarks.stores import OwnRedis
+from tests.support.own_stores import own_redis
 from tests.support.peer import until
-from tests.support.stores import own_redis
 
 pytestmark = pytest.mark.asyncio
 

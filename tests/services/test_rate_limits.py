@@ -13,7 +13,7 @@ from backend.services.redis_link import RedisLink, linked
 from backend.services.windows import Windows
 from benchmarks.stores import OwnRedis
 from tests.support.gateway import KEY, settings_for
-from tests.support.stores import own_redis
+from tests.support.own_stores import own_redis
 
 pytestmark = pytest.mark.asyncio
 

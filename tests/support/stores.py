@@ -1,32 +1,53 @@
-"""Stores of a test's own, which it may kill; without their programs it is skipped, in CI it fails."""
+"""Empty databases for tests: a SQLite file, or a PostgreSQL database of their own."""
 
+import asyncio
 import contextlib
 import os
-from collections.abc import Iterator
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
+import psycopg
 import pytest
+from flask import Flask
 
-from benchmarks import stores
-from benchmarks.machine import Missing
+from backend.config import load
+from backend.services.database import Database, attach, upgrade
 
-
-@contextlib.contextmanager
-def own_redis(*options: str) -> Iterator[stores.OwnRedis]:
-    with _here(), stores.own_redis(*options) as redis:
-        yield redis
-
-
-@contextlib.contextmanager
-def own_postgres() -> Iterator[stores.OwnPostgres]:
-    with _here(), stores.own_postgres() as postgres:
-        yield postgres
+KINDS = ("sqlite", "postgresql")
+POSTGRES = os.environ.get("TEST_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432/")
+HOW_TO_START = (
+    "no PostgreSQL answers at the address of TEST_POSTGRES_URL; start one with "
+    "`docker run --rm -p 5432:5432 -e POSTGRES_HOST_AUTH_METHOD=trust postgres:16`"
+)
 
 
 @contextlib.contextmanager
-def _here() -> Iterator[None]:
+def store_url(kind: str, folder: Path) -> Iterator[str]:
+    """The address of an empty database; skips without PostgreSQL, fails under CI."""
+    if kind == "sqlite":
+        yield f"sqlite:///{folder}/gateway.db"
+        return
+    name = f"gateway_test_{secrets.token_hex(6)}"
     try:
-        yield
-    except Missing as missing:
+        server = psycopg.connect(POSTGRES, autocommit=True, connect_timeout=3)
+    except psycopg.OperationalError:
         if os.environ.get("CI") == "true":
-            pytest.fail(str(missing))
-        pytest.skip(str(missing))
+            pytest.fail(HOW_TO_START)
+        pytest.skip(HOW_TO_START)
+    with server:
+        server.execute(f"CREATE DATABASE {name}".encode())
+        yield f"{POSTGRES.rstrip('/')}/{name}"
+        server.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+
+
+@contextlib.asynccontextmanager
+async def store(kind: str, folder: Path, *, threads: int = 8) -> AsyncIterator[Database]:
+    """A database with all tables."""
+    with store_url(kind, folder) as url:
+        app = Flask("test")
+        engine = attach(app, load({}, None, database_url=url, gateway_instance_dir=folder))
+        await asyncio.to_thread(upgrade, app)
+        database = Database(engine, threads=threads)
+        yield database
+        await database.aclose()
