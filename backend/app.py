@@ -16,11 +16,15 @@ from backend.request_log import RequestLog
 from backend.routes import mounts
 from backend.routes.auth import auth
 from backend.routes.avatar import avatar
+from backend.routes.chat import chat
 from backend.routes.files import files
 from backend.routes.health import health
 from backend.services import database, speech
 from backend.services.accounts import Accounts
+from backend.services.answering import Answering, Helpers
+from backend.services.archive import Archive
 from backend.services.catalogue import Catalogue
+from backend.services.chats import Chats
 from backend.services.database import Database
 from backend.services.file_store import FileStore
 from backend.services.files import Files
@@ -28,8 +32,11 @@ from backend.services.forwarding import MEGABYTE, Forwarder, Upstream
 from backend.services.http_client import HttpClient
 from backend.services.instances import Instances, Ports
 from backend.services.library import Library
+from backend.services.model import Model
+from backend.services.narration import Narration
 from backend.services.passwords import Passwords
 from backend.services.readiness import Readiness
+from backend.services.retrieval import Retrieval
 from backend.services.signalling import Signalling
 from backend.services.signing_key import load_key
 from backend.services.threads import Threads
@@ -53,7 +60,7 @@ def create_app(settings: Settings) -> Application:
     threads = Threads(settings.gateway_view_threads, waiting=200, name="view")
     gateway = _gateway(flask, settings)
     flask.extensions[EXTENSION] = gateway
-    for blueprint in (auth, avatar, files, health):
+    for blueprint in (auth, avatar, chat, files, health):
         flask.register_blueprint(blueprint)
     mounts.register(flask, settings.gateway_mounts)
     hooks.register(flask, Cors(settings.cors_origins))
@@ -73,6 +80,7 @@ def _gateway(flask: Flask, settings: Settings) -> Gateway:
     manager = Upstream.at("manager", *settings.avatar_manager_url)
     ports = Ports(settings.avatar_instance_host, *settings.avatar_instance_ports)
     instances = Instances(forwarder, manager, store, ports)
+    chats = Chats(store)
     return Gateway(
         settings=settings,
         database=store,
@@ -96,6 +104,20 @@ def _gateway(flask: Flask, settings: Settings) -> Gateway:
             forwarder,
             {"catalogue": (catalogue, "/avatar/get_avatars"), "manager": (manager, "/health")},
         ),
+        chats=chats,
+        answering=_answering(settings, forwarder, chats, instances),
+    )
+
+
+def _answering(settings: Settings, forwarder: Forwarder, chats: Chats, instances: Instances) -> Answering:
+    return Answering(
+        Helpers(
+            chats=chats,
+            model=Model(forwarder, Upstream.at("model", settings.llm_url)),
+            retrieval=Retrieval(forwarder, Upstream.at("retrieval", settings.rag_url)),
+            narration=Narration(forwarder, instances),
+            archive=Archive(chats),
+        )
     )
 
 
@@ -117,6 +139,7 @@ def _lifespan(
             stack.push_async_callback(gateway.instances.aclose)
             stack.push_async_callback(gateway.files.aclose)
             await gateway.files.start()
+            stack.push_async_callback(gateway.answering.aclose)
             yield
 
     return life

@@ -16,7 +16,9 @@ from backend.errors import BadRequest, NotAllowed, NotAuthenticated
 from backend.exchange import CURRENT, Exchange
 from backend.schemas.common import nested
 from backend.services.accounts import Accounts
+from backend.services.answering import Answering
 from backend.services.catalogue import Catalogue
+from backend.services.chats import Chats
 from backend.services.database import Database
 from backend.services.files import Files
 from backend.services.forwarding import MEGABYTE, Forwarder, Inbound
@@ -55,6 +57,8 @@ class Gateway:
     speech: Models
     files: Files
     readiness: Readiness
+    chats: Chats
+    answering: Answering
 
 
 def gateway() -> Gateway:
@@ -215,6 +219,7 @@ _KINDS = {
     "bool_type": "needs to be true or false.",
     "bool_parsing": "needs to be true or false.",
     "string_pattern_mismatch": "has characters or a form that are not allowed.",
+    "string_too_short": "is empty.",
     "string_unicode": "has characters that do not exist.",
 }
 
@@ -233,7 +238,17 @@ def text_field(fields: dict[str, Any], name: str) -> str:
     return value
 
 
-async def form_field(name: str) -> str | None:
-    """Read one field of a small form, urlencoded or multipart."""
+async def form_fields() -> dict[str, str]:
+    """Read the text fields of a small form, urlencoded or multipart."""
     content_type = first(inbound().headers, b"content-type") or b""
-    return (await small_form(body(MEGABYTE), content_type)).get(name)
+    return await small_form(body(MEGABYTE), content_type)
+
+
+async def form_field(name: str) -> str | None:
+    """Read one field of a small form."""
+    return (await form_fields()).get(name)
+
+
+async def form(model: type[M]) -> M:
+    """Read and check a small form. Raises BadRequest that names the field, UnsupportedMedia and TooLarge."""
+    return checked(model, await form_fields())
