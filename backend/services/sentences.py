@@ -72,7 +72,11 @@ def _pause_within(text: str) -> int:
     return space + 1 if space >= 0 else len(text)
 
 
+# Marks of written text: headings and list items at the beginning, emphasis and code anywhere.
+_WRITTEN = re.compile(r"^\s*(?:#+|[*-])\s+|\*\*+|`+|~~+|(?<![\w\s])\*|(?<=\w)\*(?!\w)|(?<!\S)\*(?=\w)")
+
+
 def _spoken(text: str) -> str:
     """Return a sentence without the marks of written text, or "" when nothing is left to say."""
-    plain = " ".join(re.sub(r"[*_`#|~]+", " ", text).split())
+    plain = " ".join(_WRITTEN.sub("", text).split())
     return plain if any(character.isalnum() for character in plain) else ""

@@ -1,6 +1,7 @@
 import asyncio
 import json
-from contextlib import suppress
+import sqlite3
+from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -318,7 +319,7 @@ async def test_stream_ends_at_finished_although_the_model_keeps_its_own_open(
 async def test_every_event_is_whole_in_one_small_write(
     behind: Cast, chatting: Served, pupil: Frontend
 ) -> None:
-    text = 'Long "text" \n with \\ and 很多的汉字, 𝔵 \u2028 \x01' * 2_000
+    text = 'Long "text" \n with \\ and 很多的汉字, 𝔵 \u2028 \x01' * 600
     behind.peers["model"].script = ChatModel(["short ", text, FINISHED])
     async with tab(chatting, pupil, await pupil.new_chat()) as browser:
         assert await browser.status() == 200
@@ -442,17 +443,35 @@ async def test_conversation_deleted_during_its_answer_is_no_error(
 @pytest.mark.asyncio
 async def test_stop_of_the_gateway_keeps_what_was_said(behind: Cast, tmp_path: Path) -> None:
     behind.peers["model"].script = ChatModel(["Said before the end. "], then="hold")
-    settings = settings_for(tmp_path, gateway_drain_seconds=0.2, **behind.settings)
-    async with serving(settings) as served:
+    async with serving(settings_for(tmp_path, gateway_drain_seconds=0.2, **behind.settings)) as served:
         pupil = Frontend(served.http, await served.token())
         chat_id = await pupil.new_chat()
         browser = await tab(served, pupil, chat_id).__aenter__()
         await browser.status()
         await browser.write()
     await browser.__aexit__()
-    async with serving(settings.model_copy()) as again:
-        pupil = Frontend(again.http, await again.token())
-        assert await pupil.messages(chat_id) == [("user", "Hi"), ("assistant", "Said before the end. ")]
+    with closing(sqlite3.connect(tmp_path / "gateway.db")) as kept:
+        rows = kept.execute("SELECT role, content FROM message ORDER BY id").fetchall()
+    assert rows == [("user", "Hi"), ("assistant", "Said before the end. ")]
+
+
+@pytest.mark.asyncio
+async def test_locked_database_at_the_end_neither_holds_the_browser_up_nor_loses_the_answer(
+    behind: Cast, chatting: Served, pupil: Frontend, tmp_path: Path
+) -> None:
+    behind.peers["model"].script = ChatModel(["One. ", 0.3, "Two.", FINISHED])
+    chat_id = await pupil.new_chat()
+    with closing(sqlite3.connect(tmp_path / "gateway.db", isolation_level=None)) as other:
+        async with tab(chatting, pupil, chat_id) as browser:
+            await browser.status()
+            first = await browser.write()
+            other.execute("BEGIN IMMEDIATE")
+            # No error after a success: the text is whole, and so is the end of it.
+            assert understood([first, *await browser.writes()]) == ("One. Two.", True)
+        assert chatting.gateway.answering.archive.waiting == 1
+        other.execute("ROLLBACK")
+    await until(lambda: chatting.gateway.answering.archive.waiting == 0, 20)
+    assert await pupil.messages(chat_id) == [("user", "Hi"), ("assistant", "One. Two.")]
 
 
 @pytest.mark.asyncio
