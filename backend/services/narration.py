@@ -20,6 +20,8 @@ TIMEOUTS = Timeouts(first_byte=3, idle=3, total=3)
 MOST_WAITING = 100
 # Users whose avatars speak at once; a worker of the gateway serves no more than some thousand.
 MOST_SPEAKERS = 1_000
+# Of them, who looks into the database at once: a full queue there would cost others more than their speech.
+LOOKING_AT_ONCE = 4
 
 
 class Narration:
@@ -33,6 +35,7 @@ class Narration:
         self._instances = instances
         self._voices: dict[int, Voice] = {}
         self._speakers: dict[int, asyncio.Task[None]] = {}
+        self._looking = asyncio.Semaphore(LOOKING_AT_ONCE)
         self._closed = False
 
     def begin(self, user_id: int) -> "Voice":
@@ -91,7 +94,8 @@ class Narration:
 
     async def _next_sentence(self, voice: "Voice") -> None:
         if voice.seat is None:
-            voice.seat = await self._instances.seat_of(voice.user_id)
+            async with self._looking:
+                voice.seat = await self._instances.seat_of(voice.user_id)
         seat = voice.seat
         if seat is None or seat.peer_session is None:
             voice.silence()  # nobody listens
