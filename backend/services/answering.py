@@ -26,6 +26,10 @@ QUESTIONS_AT_ONCE = 4
 MOST_QUESTIONS_WAITING = 1_000
 QUESTION_WAIT_SECONDS = 10.0
 
+# The model is listened to as often as films show a picture: to be woken for each of its words costs several
+# times what reading them costs.
+PACE_SECONDS = 0.04
+
 BROKE_OFF = "\n\n[The answer ends here: the chat model stopped. Please ask again.]"
 TOO_LONG = "\n\n[The answer is cut here: it is too long.]"
 
@@ -145,6 +149,8 @@ class _Telling:
                 return
             self._say(text)
             voice.say(text)
+            if answer.hold():
+                await asyncio.sleep(PACE_SECONDS)
 
     async def _prompt(self) -> Prompt:
         text = self._question

@@ -160,6 +160,10 @@ class ModelAnswer:
             raise UpstreamRejected
         return text
 
+    def hold(self) -> bool:
+        """Let more of the text come together; False where that is not possible."""
+        return self._events.end is None and self._body.hold()
+
     async def aclose(self) -> None:
         """End the call: some models keep their stream open behind the last word."""
         await self._body.aclose()
