@@ -37,6 +37,8 @@ class AnswerStream:
             self._writes.append(b'data: {"session_id":%d,"status":"streaming"}\n\n' % new_chat_id)
         self._more: asyncio.Future[bool] | None = None
         self._resting = False
+        # Not needed where the text comes at a pace already.
+        self.gathers = True
         self._finished = False
         self._ended = False
         self._sent_at = float("-inf")
@@ -73,9 +75,8 @@ class AnswerStream:
     async def read(self) -> bytes:
         """Return the next whole events, or a heartbeat after a long silence, b"" at the end."""
         while not self._writes:
-            early = self._sent_at + PACE_SECONDS - self._loop.time()
-            if early > 0 and not self._finished:
-                await self._rest(early)
+            if self._early():
+                await self._rest()
             elif self._unsent:
                 self._take()
             elif self._ended:
@@ -113,11 +114,15 @@ class AnswerStream:
         self._unsent = []
         self._writes.extend(writes_of(text))
 
-    async def _rest(self, seconds: float) -> None:
+    def _early(self) -> bool:
+        """Tell whether the last write was a moment ago."""
+        return self.gathers and not self._finished and self._loop.time() < self._sent_at + PACE_SECONDS
+
+    async def _rest(self) -> None:
         """Let more text come together; only the end of it interrupts."""
         self._resting = True
         try:
-            await self._woken(seconds)
+            await self._woken(self._sent_at + PACE_SECONDS - self._loop.time())
         finally:
             self._resting = False
 

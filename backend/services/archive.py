@@ -4,7 +4,7 @@ import asyncio
 import logging
 from datetime import datetime
 
-from backend.errors import StoreUnavailable
+from backend.errors import Overloaded, StoreUnavailable
 from backend.models.base import utc_now
 from backend.services.chats import Chats
 
@@ -13,7 +13,7 @@ log = logging.getLogger("gateway.archive")
 # What may wait in memory while the database is away.
 MOST_WAITING = 1_000
 MOST_WAITING_CHARACTERS = 32_000_000
-# Beside everything else that the database does; while it is away, few stand in its queue.
+# While the database is away, few stand in its queue.
 AT_ONCE = 4
 FIRST_PAUSE_SECONDS = 0.5
 MOST_PAUSE_SECONDS = 10.0
@@ -72,7 +72,7 @@ class Archive:
             try:
                 async with self._turn:
                     existed = await self._chats.keep_answer(chat_id, answer, said_at)
-            except StoreUnavailable:
+            except (StoreUnavailable, Overloaded):
                 log.warning("an answer in conversation %d waits for the database", chat_id)
             else:
                 if not existed:

@@ -13,6 +13,7 @@ from backend.models import Chat, Message, User
 from backend.models.base import utc_now
 from backend.models.chat import TITLE_CHARACTERS
 from backend.services.database import Database
+from backend.services.write_line import WriteLine
 
 NEW_TITLE = "New Chat"
 # The title of a conversation that began with a question.
@@ -24,6 +25,9 @@ MOST_CHARACTERS = 4_000_000
 # What the integer columns of PostgreSQL hold.
 _MOST_ID = 2**31 - 1
 _DIGITS = re.compile(r"[0-9]{1,64}")
+
+# A lecture hall asks at once, and its answers end at once: so many questions and answers may stand in line.
+MOST_WAITING = 2_000
 
 NO_CHAT = "There is no such conversation of yours."
 
@@ -81,6 +85,7 @@ class Chats:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._line = WriteLine(database, waiting=MOST_WAITING)
 
     async def create(self, user_id: int, title: str | None) -> int:
         """Open a conversation and return its id; a long title is cut."""
@@ -106,19 +111,24 @@ class Chats:
             raise NotFound(NO_CHAT)
 
     async def ask(self, user_id: int, chat_id: int | None, question: str) -> Conversation:
-        """Keep a question, in a new conversation when it names none."""
-        return await self._database.run(_ask(user_id, chat_id, question))
+        """Keep a question, in a new conversation when it names none. Raises Overloaded."""
+        return await self._line.run(_ask(user_id, chat_id, question))
 
     async def keep_answer(self, chat_id: int, answer: str, said_at: datetime) -> bool:
         """Keep an answer; tell whether its conversation still exists.
 
-        May be repeated with the same time: an attempt whose outcome was not known is found by it.
+        May be repeated with the same time: an attempt whose outcome was not known is found by it. Raises
+        Overloaded.
         """
-        return await self._database.run(_answer(chat_id, answer, said_at))
+        return await self._line.run(_answer(chat_id, answer, said_at))
+
+    async def aclose(self) -> None:
+        """Finish what waits to be written."""
+        await self._line.aclose()
 
 
-def _opened(session: Session, user_id: int, title: str) -> Chat:
-    chat = Chat(user_id=user_id, title=title)
+def _opened(session: Session, user_id: int, title: str, messages: int = 0) -> Chat:
+    chat = Chat(user_id=user_id, title=title, message_count=messages)
     session.add(chat)
     session.flush()
     return chat
@@ -173,15 +183,16 @@ def _star(user_id: int, chat_id: int, is_favorite: bool) -> Callable[[Session], 
 
 def _ask(user_id: int, chat_id: int | None, question: str) -> Callable[[Session], Conversation]:
     def work(session: Session) -> Conversation:
-        opened = chat_id
-        if opened is None:
-            opened = _opened(session, user_id, question[:QUESTION_TITLE_CHARACTERS].strip()).id
-        counted = _counted().where(Chat.id == opened, Chat.user_id == user_id).returning(Chat.memory_key)
+        if chat_id is None:
+            chat = _opened(session, user_id, question[:QUESTION_TITLE_CHARACTERS].strip(), messages=1)
+            session.add(Message(session_id=chat.id, role="user", content=question))
+            return Conversation(chat.id, chat.memory_key, is_new=True)
+        counted = _counted().where(Chat.id == chat_id, Chat.user_id == user_id).returning(Chat.memory_key)
         memory_key = session.execute(counted).scalar()
         if memory_key is None:
             raise NotFound(NO_CHAT)
-        session.add(Message(session_id=opened, role="user", content=question))
-        return Conversation(opened, memory_key, is_new=chat_id is None)
+        session.add(Message(session_id=chat_id, role="user", content=question))
+        return Conversation(chat_id, memory_key, is_new=False)
 
     return work
 
