@@ -17,6 +17,7 @@ from backend.routes import mounts
 from backend.routes.admin import admin
 from backend.routes.auth import auth
 from backend.routes.avatar import avatar
+from backend.routes.chat import chat
 from backend.routes.files import files
 from backend.routes.health import health
 from backend.routes.pictures import pictures as picture_routes
@@ -24,9 +25,12 @@ from backend.routes.user import user
 from backend.services import database, speech
 from backend.services.accounts import Accounts
 from backend.services.administration import Administration
+from backend.services.answering import Answering, Helpers
+from backend.services.archive import Archive
 from backend.services.audit import Audit
 from backend.services.catalogue import Catalogue
 from backend.services.change_feed import ChangeFeed
+from backend.services.chats import Chats
 from backend.services.database import Database
 from backend.services.file_store import FileStore
 from backend.services.files import Files
@@ -36,6 +40,8 @@ from backend.services.instances import Instances, Ports
 from backend.services.language_models import LanguageModels
 from backend.services.library import Library
 from backend.services.mail import Mail
+from backend.services.model import Model
+from backend.services.narration import Narration
 from backend.services.notifications import Notifications
 from backend.services.own_account import OwnAccount
 from backend.services.passwords import Passwords
@@ -44,6 +50,7 @@ from backend.services.profiles import Profiles
 from backend.services.rate_limits import RateLimits
 from backend.services.readiness import Readiness
 from backend.services.redis_link import RedisLink, linked
+from backend.services.retrieval import Retrieval
 from backend.services.signalling import Signalling
 from backend.services.signing_key import load_key
 from backend.services.threads import Threads
@@ -70,7 +77,7 @@ def create_app(settings: Settings) -> Application:
     shared = Shared.of(settings, key)
     gateway = _gateway(flask, settings, key, shared)
     flask.extensions[EXTENSION] = gateway
-    for blueprint in (admin, auth, avatar, files, health, picture_routes, user):
+    for blueprint in (admin, auth, avatar, chat, files, health, picture_routes, user):
         flask.register_blueprint(blueprint)
     mounts.register(flask, settings.gateway_mounts)
     hooks.register(flask, Cors(settings.cors_origins))
@@ -121,6 +128,7 @@ def _gateway(flask: Flask, settings: Settings, key: str, shared: Shared) -> Gate
     verification = Verification(key, store, mail)
     profiles = Profiles(store)
     pictures = Pictures(store, profiles, settings.files_dir / "avatars")
+    chats = Chats(store)
     return Gateway(
         settings=settings,
         database=store,
@@ -155,6 +163,20 @@ def _gateway(flask: Flask, settings: Settings, key: str, shared: Shared) -> Gate
             {"catalogue": (catalogue, "/avatar/get_avatars"), "manager": (manager, "/health")},
             link=shared.link,
         ),
+        chats=chats,
+        answering=_answering(settings, forwarder, chats, instances),
+    )
+
+
+def _answering(settings: Settings, forwarder: Forwarder, chats: Chats, instances: Instances) -> Answering:
+    return Answering(
+        Helpers(
+            chats=chats,
+            model=Model(forwarder, Upstream.at("model", settings.llm_url)),
+            retrieval=Retrieval(forwarder, Upstream.at("retrieval", settings.rag_url)),
+            narration=Narration(forwarder, instances),
+            archive=Archive(chats),
+        )
     )
 
 
@@ -182,6 +204,7 @@ def _lifespan(
             stack.push_async_callback(gateway.pictures.aclose)
             await gateway.pictures.start()
             stack.push_async_callback(gateway.administration.aclose)
+            stack.push_async_callback(gateway.answering.aclose)
             yield
 
     return life

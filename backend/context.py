@@ -17,8 +17,10 @@ from backend.exchange import CURRENT, Exchange
 from backend.schemas.common import nested
 from backend.services.accounts import Accounts
 from backend.services.administration import Administration
+from backend.services.answering import Answering
 from backend.services.audit import Audit
 from backend.services.catalogue import Catalogue
+from backend.services.chats import Chats
 from backend.services.database import Database
 from backend.services.files import Files
 from backend.services.forwarding import MEGABYTE, Forwarder, Inbound
@@ -77,6 +79,8 @@ class Gateway:
     administration: Administration
     audit: Audit
     language_models: LanguageModels
+    chats: Chats
+    answering: Answering
 
 
 def gateway() -> Gateway:
@@ -273,7 +277,17 @@ def row_id(text: str) -> int:
     return int(digits)
 
 
-async def form_field(name: str) -> str | None:
-    """Read one field of a small form, urlencoded or multipart."""
+async def form_fields() -> dict[str, str]:
+    """Read the text fields of a small form, urlencoded or multipart."""
     content_type = first(inbound().headers, b"content-type") or b""
-    return (await small_form(body(MEGABYTE), content_type)).get(name)
+    return await small_form(body(MEGABYTE), content_type)
+
+
+async def form_field(name: str) -> str | None:
+    """Read one field of a small form."""
+    return (await form_fields()).get(name)
+
+
+async def form(model: type[M]) -> M:
+    """Read and check a small form. Raises BadRequest that names the field, UnsupportedMedia and TooLarge."""
+    return checked(model, await form_fields())

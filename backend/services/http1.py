@@ -21,6 +21,9 @@ Body = bytes | AsyncIterable[bytes] | None
 # Read ahead of a slow client at most so much, and go on when so little is left.
 HIGH_WATER_BYTES = 256 * 1024
 LOW_WATER_BYTES = 64 * 1024
+# Pieces smaller than this that wait are read as one, up to so much.
+SMALL_PIECE_BYTES = 4 * 1024
+JOINED_BYTES = 64 * 1024
 # An answer's head with all interim ones, a chunk's extensions, the trailers: what brings no byte of the body.
 # nginx allows 8 KiB for a head, Node 16 KiB, and a page of cookies fits many times.
 MOST_HEAD_BYTES = 128 * 1024
@@ -41,6 +44,7 @@ class Connection(asyncio.Protocol):
         self._exchange: Answer | None = None
         self._writable: asyncio.Future[None] | None = None
         self._poll: select.poll | None = None
+        self._paused = False
 
     @property
     def reusable(self) -> bool:
@@ -113,16 +117,19 @@ class Connection(asyncio.Protocol):
             return
         self._exchange = None
         if reusable and self.reusable:
+            self.resume()  # it may end in the same moment in which it was too much
             self._on_idle(self)
         else:
             self.abort()
 
     def pause(self) -> None:
-        if self._transport is not None:
+        if self._transport is not None and not self._paused and not self._transport.is_closing():
+            self._paused = True
             self._transport.pause_reading()
 
     def resume(self) -> None:
-        if self._transport is not None and not self._transport.is_closing():
+        if self._transport is not None and self._paused and not self._transport.is_closing():
+            self._paused = False
             self._transport.resume_reading()
 
     # What the event loop calls.
@@ -191,6 +198,7 @@ class Answer:
                 raise self._failure
             if self._complete:
                 return b""
+            self._read_on()
             self._more = asyncio.get_running_loop().create_future()
             await self._more
 
@@ -205,13 +213,29 @@ class Answer:
             self.upload.cancel()
             await asyncio.wait({self.upload})
 
+    def hold(self) -> None:
+        """Leave what comes now with the kernel, until `read` finds nothing here."""
+        if not self._paused and not self._complete:
+            self._paused = True
+            self._connection.pause()
+
     def _next(self) -> bytes:
         chunk = self._chunks.popleft()
+        if self._chunks and len(chunk) < SMALL_PIECE_BYTES:
+            pieces, size = [chunk], len(chunk)
+            while self._chunks and size + len(self._chunks[0]) <= JOINED_BYTES:
+                pieces.append(self._chunks.popleft())
+                size += len(pieces[-1])
+            chunk = b"".join(pieces)
         self._buffered -= len(chunk)
-        if self._paused and self._buffered <= LOW_WATER_BYTES:
+        if 0 < self._buffered <= LOW_WATER_BYTES:
+            self._read_on()
+        return chunk
+
+    def _read_on(self) -> None:
+        if self._paused:
             self._paused = False
             self._connection.resume()
-        return chunk
 
     # What the connection tells.
 

@@ -266,6 +266,17 @@ class UpstreamResponse:
             await self.aclose()
         return chunk
 
+    def hold(self) -> bool:
+        """Leave what comes now unread until the next `read`, which then has it together.
+
+        False where the transport has no way to: its pieces come one by one.
+        """
+        hold: Callable[[], None] | None = getattr(self._opened, "hold", None)
+        if hold is None or self._share is None:
+            return False
+        hold()
+        return True
+
     async def aclose(self) -> None:
         """Give the place and the connection back; harmless when called again."""
         share, self._share = self._share, None

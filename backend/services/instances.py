@@ -38,6 +38,15 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
+class Seat:
+    """A user's place at an instance: where to call, and the number of the user's peer connection there."""
+
+    upstream: Upstream
+    port: int
+    peer_session: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Ports:
     """The one host and the ports where instances may live: nothing else is ever dialled."""
 
@@ -90,10 +99,24 @@ class Instances:
 
     async def upstream_of(self, user_id: int) -> Upstream:
         """Return the user's own instance. Raises Conflict when the user has started none."""
-        place = await self._place(user_id)
-        if place is None:
+        seat = await self.seat_of(user_id)
+        if seat is None:
             raise Conflict("You have no running avatar. Please start one first.")
-        return self._ports.upstream(place.port)
+        return seat.upstream
+
+    async def seat_of(self, user_id: int) -> Seat | None:
+        """Return the user's place, None without one. Raises UpstreamGarbage outside the range of ports."""
+        row = await self._database.run(lambda session: session.get(AvatarSession, user_id))
+        return None if row is None else Seat(self._ports.upstream(row.port), row.port, row.peer_session)
+
+    async def seated(self, user_id: int, port: int, peer_session: int) -> None:
+        """Remember the number that an instance gave the user's peer connection.
+
+        A user who has moved on to another port meanwhile keeps the newer state.
+        """
+        there = AvatarSession.user_id == user_id, AvatarSession.port == port
+        seated = update(AvatarSession).where(*there).values(peer_session=peer_session)
+        await self._database.run(lambda session: session.execute(seated).close())
 
     async def aclose(self) -> None:
         """Give up the changes under way."""
@@ -123,6 +146,7 @@ class Instances:
         if before is not None and before.avatar == avatar:
             running = await self._running(before)
             if running is not None:
+                await self._database.run(_unseat(user_id))
                 return _started(running, before, is_new=False)
         request = {"avatar_id": f"{avatar}_user_{user_id}", "avatar_name": avatar}
         info = await self._ask("/avatar/start", request, START_TIMEOUTS)
@@ -224,10 +248,25 @@ def _remember(user_id: int, place: Place) -> Callable[[Session], Place | None]:
         replaced = place_of(session, user_id)
         session.merge(
             AvatarSession(
-                user_id=user_id, avatar=place.avatar, instance_id=place.instance_id, port=place.port
+                user_id=user_id,
+                avatar=place.avatar,
+                instance_id=place.instance_id,
+                port=place.port,
+                peer_session=None,  # the next offer brings another one
             )
         )
         return replaced
+
+    return work
+
+
+def _unseat(user_id: int) -> Callable[[Session], None]:
+    """A new start comes before a new peer connection: the former one is not spoken to any more."""
+
+    def work(session: Session) -> None:
+        session.execute(
+            update(AvatarSession).where(AvatarSession.user_id == user_id).values(peer_session=None)
+        )
 
     return work
 

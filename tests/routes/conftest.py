@@ -11,6 +11,7 @@ import pytest_asyncio
 from backend.config import Settings
 from backend.demo.settings import Settings as DemoSettings
 from backend.demo.world import World
+from tests.support.chat_model import Cast, cast
 from tests.support.frontend import Frontend
 from tests.support.gateway import Served, serving, settings_for
 
@@ -89,3 +90,22 @@ async def stage(opened_stage: Stage) -> AsyncIterator[Stage]:
     """Tests that use it run on the loop of their module."""
     yield opened_stage
     await opened_stage.world.control.clear()
+
+
+@pytest_asyncio.fixture
+async def behind() -> AsyncIterator[Cast]:
+    """Scripted services of a gateway that chats."""
+    async with cast() as opened:
+        yield opened
+
+
+@pytest_asyncio.fixture
+async def chatting(behind: Cast, tmp_path: Path) -> AsyncIterator[Served]:
+    async with serving(settings_for(tmp_path, **behind.settings)) as gateway:
+        yield gateway
+
+
+@pytest_asyncio.fixture
+async def pupil(chatting: Served) -> Frontend:
+    """A signed-in student of that gateway."""
+    return Frontend(chatting.http, await chatting.token("student"))

@@ -54,6 +54,17 @@ class Frontend:
     async def json(self, path: str, content: Any = None) -> httpx.Response:
         return await self.http.post(path, json={} if content is None else content, headers=self.headers)
 
+    async def new_chat(self, title: str = "New Chat") -> int:
+        answer = await self.json("/api/chat/new", {"title": title})
+        assert answer.status_code == 201, answer.text
+        return int(answer.json()["session_id"])
+
+    async def messages(self, chat_id: int) -> list[tuple[str, str]]:
+        """What was said in a conversation, as role and content."""
+        listing = {"session_id": str(chat_id)}
+        rows = good(await self.http.get("/api/message/list", params=listing, headers=self.headers))
+        return [(row["role"], row["content"]) for row in rows]
+
     async def multipart(self, path: str, **fields: str) -> httpx.Response:
         """axios.post of a FormData without files."""
         parts = {name: (None, value) for name, value in fields.items()}
