@@ -7,16 +7,17 @@ from dataclasses import dataclass
 
 from flask import Flask
 
-from backend import cli, doctor, hooks
+from backend import cli, doctor, hooks, openapi
 from backend.asgi import Bridge, GatewayFlask
 from backend.config import Settings
 from backend.context import EXTENSION, Gateway
 from backend.cors import Cors
 from backend.request_log import RequestLog
-from backend.routes import mounts
+from backend.routes import docs, mounts
 from backend.routes.auth import auth
 from backend.routes.avatar import avatar
 from backend.routes.health import health
+from backend.routes.webrtc import webrtc
 from backend.services import database, speech
 from backend.services.accounts import Accounts
 from backend.services.catalogue import Catalogue
@@ -49,8 +50,9 @@ def create_app(settings: Settings) -> Application:
     threads = Threads(settings.gateway_view_threads, waiting=200, name="view")
     gateway = _gateway(flask, settings)
     flask.extensions[EXTENSION] = gateway
-    for blueprint in (auth, avatar, health):
+    for blueprint in (auth, avatar, health, webrtc):
         flask.register_blueprint(blueprint)
+    docs.register(flask, openapi.document(flask.url_map.iter_rules(), flask.view_functions))
     mounts.register(flask, settings.gateway_mounts)
     hooks.register(flask, Cors(settings.cors_origins))
     cli.register(flask)

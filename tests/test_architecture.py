@@ -31,6 +31,7 @@ ALLOWED: dict[str, set[str]] = {
         "context",
         "cors",
         "hooks",
+        "openapi",
         "request_log",
         "routes",
         "services",
@@ -51,6 +52,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "context": {"config", "errors", "exchange", "responses", "schemas", "services", "wsgi"},
     "operations": set(),
+    "openapi": {"errors", "operations", "schemas"},
     "schemas": {"schemas", "models"},
     "asgi": {"exchange", "request_body", "responses", "routing", "services", "shortcut", "switch", "wsgi"},
     "shortcut": {"request_body", "responses", "routing"},
@@ -98,7 +100,7 @@ OWNERS = {
     "granian": {"granian_server"},
     "jwt": {"services.tokens"},
     "argon2": {"services.passwords"},
-    "pydantic": {"config", "forms", "doctor", "context", "operations", "schemas"},
+    "pydantic": {"config", "forms", "doctor", "context", "openapi", "operations", "schemas"},
     "dotenv": {"config"},
 }
 

@@ -22,6 +22,8 @@ PUBLIC = {
     ("GET", "/api/ping"),
     ("GET", "/api/health"),
     ("GET", "/api/health/detailed"),
+    ("GET", "/docs"),
+    ("GET", "/docs/offer"),
 }
 
 
