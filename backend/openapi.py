@@ -38,11 +38,11 @@ TAGS = {
     "static": "Pictures.",
 }
 DESCRIPTION = """\
-Addresses are relative to the gateway. Every error is JSON: `msg`, a sentence for the person who reads it, `code`
-for programs, `request_id`, and `retryable`. Every answer carries `X-Request-ID`.
+Addresses are relative to the gateway. Every error is JSON: `msg`, a sentence for the person who reads it,
+`code` for programs, `request_id`, and `retryable`. Every answer carries `X-Request-ID`.
 
-Sign in with `login` and send the token as `Authorization: Bearer <token>`. Pages of the same host may call from
-any port; `CORS_ORIGINS` names others. Query parameters that an operation does not know are let be.
+Sign in with `login` and send the token as `Authorization: Bearer <token>`. Pages of the same host may call
+from any port; `CORS_ORIGINS` names others. Query parameters that an operation does not know are let be.
 """
 
 
