@@ -93,9 +93,9 @@ class SpeechModel(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    full_name: str
-    clone: bool
-    status: str
-    license: str
-    timbres: list[str] | None = Field(description="Null where the engine clones voices.")
-    cur_timbre: str | None
+    full_name: str | None = None
+    clone: bool | None = None
+    status: str | None = None
+    license: str | None = None
+    timbres: list[str] | None = Field(None, description="Null where the engine clones voices.")
+    cur_timbre: str | None = None
