@@ -6,8 +6,8 @@ import pytest
 
 from backend import errors
 from backend.demo.faults import Switch
-from tests.contract.conftest import Scene
 from tests.contract.page import Page
+from tests.contract.stage import Scene
 from tests.support.frontend import FILM, form_of, refused
 
 OFFER = {"sdp": "v=0\r\n", "type": "offer"}

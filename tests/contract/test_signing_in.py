@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from tests.contract.conftest import Scene
 from tests.contract.page import Page
+from tests.contract.stage import Scene
 from tests.support.frontend import refused
 from tests.support.gateway import PASSWORD
 
