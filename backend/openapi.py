@@ -131,7 +131,8 @@ class _Schemas:
         self._types: list[tuple[Any, Mode]] = [(Problem, "serialization")]
         for _, _, _, said in operations:
             for content in said.answers.values():
-                self._add(content, "serialization")
+                for one in _each(content):
+                    self._add(one, "serialization")
             for content in (said.body, said.form, said.query):
                 self._add(content, "validation")
         inputs: list[tuple[int, Mode, TypeAdapter[Any]]] = [
@@ -234,13 +235,22 @@ def _form_body(form: type[BaseModel], schemas: _Schemas) -> Json:
     return {"required": True, "content": {kind: {"schema": schema} for kind in kinds}}
 
 
-def _answer(status: int, content: Content, schemas: _Schemas) -> Json:
+def _answer(status: int, content: Content | tuple[Content, ...], schemas: _Schemas) -> Json:
     made: Json = {"description": HTTPStatus(status).phrase + ".", "headers": _headers()}
-    if content is not None:
-        kinds = content.content_types if isinstance(content, Raw) else ("application/json",)
-        schema = schemas.of(content, "serialization")
-        made["content"] = {kind: {"schema": schema} if schema else {} for kind in kinds}
+    contents: Json = {}
+    for one in _each(content):
+        kinds = one.content_types if isinstance(one, Raw) else ("application/json",)
+        schema = schemas.of(one, "serialization")
+        contents |= {kind: {"schema": schema} if schema else {} for kind in kinds}
+    if contents:
+        made["content"] = contents
     return made
+
+
+def _each(content: Content | tuple[Content, ...]) -> tuple[Content, ...]:
+    if content is None:
+        return ()
+    return content if isinstance(content, tuple) else (content,)
 
 
 def _problem(status: int) -> Json:

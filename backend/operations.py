@@ -29,6 +29,8 @@ class Raw:
 
 # A model or what typing makes of one (`list[Chat]`, `dict[str, Avatar]`), a JSON schema, bytes, or nothing.
 Content = type | GenericAlias | Mapping[str, Any] | Raw | None
+# Several where the caller's `Accept` decides.
+Answers = Mapping[int, Content | tuple[Content, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ class Operation:
 
     summary: str
     tag: str
-    answers: Mapping[int, Content]
+    answers: Answers
     access: Access = "caller"
     body: Content = None
     body_required: bool = True
@@ -64,7 +66,7 @@ def operation(
     summary: str,
     *,
     tag: str,
-    answers: Mapping[int, Content],
+    answers: Answers,
     access: Access = "caller",
     body: Content = None,
     body_required: bool = True,
