@@ -2,7 +2,7 @@
 
 python -m tests.contract.fuzz [--seconds 300] [--examples 300] [--seed 1] [--only /api/chat]
 
-No answer may have a status, a content type or a field that the document does not promise; it never promises 500.
+No answer may have a status, a content type or a field that the document does not promise; 500 is none.
 """
 
 import argparse
