@@ -1,5 +1,6 @@
 """The services behind the gateway that the demo world leaves out here: chat model and retrieval, scripted."""
 
+import asyncio
 import json
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,7 @@ class Model:
 
     words: tuple[str, ...] = WORDS
     mode: str = "answers"
+    pause_seconds: float = 0.0
     asked: list[dict[str, Any]] = field(default_factory=list)
 
     async def script(self, exchange: Exchange) -> None:
@@ -45,6 +47,7 @@ class Model:
             await exchange.client_left()
             return
         for number, word in enumerate(self.words):
+            await asyncio.sleep(self.pause_seconds)
             await _event(exchange, {"chunk": word, "status": "streaming"})
             if self.mode == "breaks" and number == 1:
                 exchange.reset()
