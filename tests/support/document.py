@@ -89,7 +89,7 @@ class Document:
         contents = promised.get("content", {})
         if not contents:
             return [] if not response.is_stream_consumed or not response.content else ["a body where none is"]
-        if kind not in contents:
+        if kind not in contents and "*/*" not in contents:
             return [f"content type {kind or 'none'}, documented are {', '.join(contents)}"]
         if kind != "application/json":
             return []
