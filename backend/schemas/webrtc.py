@@ -22,8 +22,8 @@ class Offer(BaseModel):
 
 class Agreed(FromInstance):
     sdp: str
-    type: str
-    sessionid: int
+    type: str | None = None
+    sessionid: int | None = None
 
 
 class OfSession(BaseModel):

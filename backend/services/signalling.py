@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from backend.errors import MethodNotAllowed, NotFound, UpstreamRefused
+from backend.errors import MethodNotAllowed, NotFound, UpstreamGarbage, UpstreamRefused
 from backend.services.dialects import json_object, read_answer
 from backend.services.forwarding import MEGABYTE, Forwarder, Inbound, Rules
 from backend.services.instances import Instances
@@ -43,5 +43,7 @@ class Signalling:
         except UpstreamRefused as exc:
             raise UpstreamRefused("Your avatar is no longer running. Please start it again.") from exc
         content = json_object(forwarded.status, await read_answer(forwarded.body))
+        if path == "offer" and not (content.get("sdp") and isinstance(content["sdp"], str)):
+            raise UpstreamGarbage  # the page's button would stay disabled until it is loaded again
         content.pop(RESERVED, None)
         return content
