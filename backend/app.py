@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from flask import Flask
 
-from backend import cli, doctor, hooks
+from backend import cli, doctor, hooks, openapi
 from backend.asgi import Bridge, GatewayFlask
 from backend.config import Settings
 from backend.context import EXTENSION, Gateway
 from backend.cors import Cors
 from backend.request_log import RequestLog
-from backend.routes import mounts
+from backend.routes import docs, mounts
 from backend.routes.admin import admin
 from backend.routes.auth import auth
 from backend.routes.avatar import avatar
@@ -22,6 +22,7 @@ from backend.routes.files import files
 from backend.routes.health import health
 from backend.routes.pictures import pictures as picture_routes
 from backend.routes.user import user
+from backend.routes.webrtc import webrtc
 from backend.services import database, speech
 from backend.services.accounts import Accounts
 from backend.services.administration import Administration
@@ -77,8 +78,9 @@ def create_app(settings: Settings) -> Application:
     shared = Shared.of(settings, key)
     gateway = _gateway(flask, settings, key, shared)
     flask.extensions[EXTENSION] = gateway
-    for blueprint in (admin, auth, avatar, chat, files, health, picture_routes, user):
+    for blueprint in (admin, auth, avatar, chat, files, health, picture_routes, user, webrtc):
         flask.register_blueprint(blueprint)
+    docs.register(flask, openapi.document(flask.url_map.iter_rules(), flask.view_functions))
     mounts.register(flask, settings.gateway_mounts)
     hooks.register(flask, Cors(settings.cors_origins))
     cli.register(flask)

@@ -3,7 +3,20 @@
 from flask import Blueprint
 
 from backend.context import body, caller, form_field, gateway, inbound, tutor
+from backend.operations import Raw, operation
 from backend.responses import GatewayResponse, answer, relayed
+from backend.schemas.avatar import (
+    Added,
+    Avatar,
+    AvatarChoice,
+    AvatarRemoval,
+    Deleted,
+    NewAvatar,
+    Released,
+    SpeechModel,
+    Started,
+    StrayTimeout,
+)
 from backend.services.avatar_form import FORM_BYTES, AvatarForm
 from backend.services.forwarding import ATTEMPTS
 from backend.services.headers import first
@@ -12,8 +25,18 @@ from backend.shortcut import direct
 
 avatar = Blueprint("avatar", __name__, url_prefix="/api")
 
+UPSTREAM = (502, 503, 504)
+
 
 @avatar.get("/avatar/list")
+@operation(
+    "List the avatars by name.",
+    tag="avatar",
+    answers={200: dict[str, Avatar]},
+    query=StrayTimeout,
+    errors=UPSTREAM,
+    description="A `Warning` header marks the last good list, sent while the service is busy.",
+)
 @direct
 async def list_avatars() -> GatewayResponse:
     await caller()
@@ -28,6 +51,13 @@ async def list_avatars() -> GatewayResponse:
 
 
 @avatar.post("/avatar/preview")
+@operation(
+    "Get a picture of an avatar.",
+    tag="avatar",
+    answers={200: Raw(("image/png", "image/jpeg"))},
+    form=AvatarChoice,
+    errors=(404, *UPSTREAM),
+)
 @direct
 async def preview() -> GatewayResponse:
     await caller()
@@ -37,6 +67,14 @@ async def preview() -> GatewayResponse:
 
 
 @avatar.post("/avatar/add")
+@operation(
+    "Make an avatar from a video; takes minutes.",
+    tag="avatar",
+    answers={200: Added},
+    access="tutor",
+    form=NewAvatar,
+    errors=(404, 409, *UPSTREAM),
+)
 @direct
 async def add() -> GatewayResponse:
     await tutor()
@@ -46,6 +84,14 @@ async def add() -> GatewayResponse:
 
 
 @avatar.post("/avatar/delete")
+@operation(
+    "Delete an avatar.",
+    tag="avatar",
+    answers={200: Deleted},
+    access="tutor",
+    form=AvatarRemoval,
+    errors=(404, 409, *UPSTREAM),
+)
 @direct
 async def delete() -> GatewayResponse:
     await tutor()
@@ -55,6 +101,14 @@ async def delete() -> GatewayResponse:
 
 
 @avatar.post("/avatar/start")
+@operation(
+    "Start an avatar for the caller, or find it running.",
+    tag="avatar",
+    answers={200: Started},
+    form=AvatarChoice,
+    errors=(404, *UPSTREAM),
+    description="May be asked again at any time. `test_yongen` means the first avatar where none bears it.",
+)
 @direct
 async def start() -> GatewayResponse:
     principal = await caller()
@@ -64,6 +118,7 @@ async def start() -> GatewayResponse:
 
 
 @avatar.post("/avatar/disconnect")
+@operation("Let go of the caller's avatar.", tag="avatar", answers={200: Released})
 @direct
 async def disconnect() -> GatewayResponse:
     principal = await caller()
@@ -73,14 +128,13 @@ async def disconnect() -> GatewayResponse:
 
 
 @avatar.get("/tts/models")
+@operation(
+    "List the speech engines by short name.",
+    tag="avatar",
+    answers={200: dict[str, SpeechModel]},
+    query=StrayTimeout,
+)
 @direct
 async def speech_models() -> GatewayResponse:
     await caller()
     return answer(gateway().speech)
-
-
-@avatar.route("/webrtc/<path:path>", methods=["GET", "POST", "PUT", "PATCH", "DELETE"])
-@direct
-async def webrtc(path: str) -> GatewayResponse:
-    principal = await caller()
-    return answer(await gateway().signalling.call(inbound(), principal.user_id, path))

@@ -3,7 +3,9 @@
 from flask import Blueprint
 
 from backend.context import gateway
+from backend.operations import Raw, operation
 from backend.responses import GatewayResponse, answer
+from backend.schemas.health import Alive, Ready
 from backend.shortcut import direct
 
 SERVICE = "avatar-gateway"
@@ -12,18 +14,31 @@ health = Blueprint("health", __name__, url_prefix="/api")
 
 
 @health.get("/ping")
+@operation(
+    "Say pong.",
+    tag="health",
+    answers={200: Raw(("text/plain",), {"type": "string", "const": "pong"})},
+    access="anyone",
+)
 @direct
 async def ping() -> GatewayResponse:
     return GatewayResponse("pong", mimetype="text/plain")
 
 
 @health.get("/health")
+@operation("Tell that the process lives.", tag="health", answers={200: Alive}, access="anyone")
 @direct
 async def live() -> GatewayResponse:
     return answer({"status": "ok", "service": SERVICE})
 
 
 @health.get("/health/detailed")
+@operation(
+    "Tell whether the gateway can work; 503 when its store is away.",
+    tag="health",
+    answers={200: Ready, 503: Ready},
+    access="anyone",
+)
 @direct
 async def ready() -> GatewayResponse:
     report = await gateway().readiness.report()

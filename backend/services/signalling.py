@@ -11,6 +11,7 @@ from backend.errors import (
     MethodNotAllowed,
     NotFound,
     StoreUnavailable,
+    UpstreamGarbage,
     UpstreamRefused,
 )
 from backend.services.dialects import json_object, read_answer
@@ -69,6 +70,8 @@ class Signalling:
         except UpstreamRefused as exc:
             raise UpstreamRefused("Your avatar is no longer running. Please start it again.") from exc
         content = json_object(forwarded.status, await read_answer(forwarded.body))
+        if path == "offer" and not (content.get("sdp") and isinstance(content["sdp"], str)):
+            raise UpstreamGarbage  # the page's button would stay disabled until it is loaded again
         content.pop(RESERVED, None)
         if path == "offer":
             await self._learn(user_id, seat, content)

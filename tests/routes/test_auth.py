@@ -26,6 +26,8 @@ PUBLIC = {
     ("GET", "/api/health"),
     ("GET", "/api/health/detailed"),
     ("GET", "/static/avatars/offer"),
+    ("GET", "/docs"),
+    ("GET", "/docs/offer"),
 }
 
 

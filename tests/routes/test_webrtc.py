@@ -227,7 +227,10 @@ async def test_body_over_its_limit_is_413(student: Frontend, world: World, path:
 @pytest.mark.parametrize(
     ("content", "status"),
     [
-        (b'{"code":0,"token":"evil"}', 200),
+        (b'{"sdp":"v=0","type":"answer","sessionid":123456,"token":"evil"}', 200),
+        (b'{"code":0}', 502),
+        (b'{"sdp":"","type":"answer","sessionid":123456}', 502),
+        (b'{"sdp":7,"type":"answer"}', 502),
         (b"null", 502),
         (b"[]", 502),
         (b"", 502),
@@ -245,7 +248,7 @@ async def test_instance_cannot_trip_the_frontend(
     async with one_instance(settings, script) as (student, _):
         answer = await student.json("/api/webrtc/offer", OFFER)
         if status == 200:
-            assert good(answer) == {"code": 0}
+            assert good(answer) == {"sdp": "v=0", "type": "answer", "sessionid": 123456}
         else:
             refused(answer, status)
 

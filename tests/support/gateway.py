@@ -17,12 +17,13 @@ from typing import Any
 
 import httpx
 
-from backend import server
+from backend import openapi, server
 from backend.app import Application, create_app
 from backend.clients.server import serve as serve_clients
 from backend.config import Settings, load
 from backend.context import EXTENSION, Gateway
 from backend.services.database import upgrade
+from tests.support.document import Document
 
 ROOT = Path(__file__).parents[2]
 KEY = "a key for tests only, thirty-two bytes or more"
@@ -51,6 +52,7 @@ class Served:
     application: Application
     gateway: Gateway
     http: httpx.AsyncClient
+    document: Document
 
     async def token(self, role: str = "student") -> str:
         """Sign in; each call ends the earlier session of that role's user."""
@@ -68,13 +70,15 @@ class Served:
 async def serving(settings: Settings, *, accounts: bool = True) -> AsyncIterator[Served]:
     """Serve on Hypercorn, on this loop and a free loopback port; ends without leaving a task behind.
 
-    Over a database that has the test accounts already, `accounts` is False.
+    Over a database that has the test accounts already, `accounts` is False. Every answer that its client
+    receives has to be one that the API document promises.
     """
     application = create_app(settings)
     application.asgi.signs = True
     gateway: Gateway = application.flask.extensions[EXTENSION]
     if accounts:
         await asyncio.to_thread(_prepare, application, gateway)
+    document = document_of(application)
     sock = server.listen(settings)
     port = sock.getsockname()[1]
     config = server.hypercorn_config(settings)
@@ -82,12 +86,19 @@ async def serving(settings: Settings, *, accounts: bool = True) -> AsyncIterator
     serve = asyncio.ensure_future(serve_clients(application.asgi, config, sock, stop))
     url = f"http://127.0.0.1:{port}"
     try:
-        async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=20) as http:
+        async with httpx.AsyncClient(
+            base_url=url, trust_env=False, timeout=20, event_hooks={"response": [document.check]}
+        ) as http:
             await _answers(http, serve)
-            yield Served(url, port, application, gateway, http)
+            yield Served(url, port, application, gateway, http, document)
     finally:
         stop.set()
         await serve
+
+
+def document_of(application: Application) -> Document:
+    flask = application.flask
+    return Document(openapi.document(flask.url_map.iter_rules(), flask.view_functions))
 
 
 def _prepare(application: Application, gateway: Gateway) -> None:
