@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from benchmarks import bad_peers, machine, report, watch
 from benchmarks.bad_peers import KINDS, NAMED, Visitor
 from benchmarks.cases import CASES, GROUPS, Compare, Results, chosen, plan
+from benchmarks.chats import options as chats_options
 from benchmarks.concurrency import Step
 from benchmarks.concurrency import options as concurrency_options
 from benchmarks.crowds import Burden
@@ -275,6 +276,9 @@ def test_unknown_cases_and_unbounded_loads_are_refused(capsys: pytest.CaptureFix
             table_options(bad)
     with pytest.raises(SystemExit, match="2"):
         concurrency_options(["--users", "1000000"])
+    assert chats_options(["--server", "granian"]).chats == 500
+    with pytest.raises(SystemExit, match="2"):
+        chats_options(["--chats", "1000000"])
     assert "choose of small" in capsys.readouterr().err
 
 

@@ -425,6 +425,16 @@ async def test_two_questions_at_once_do_not_mix(behind: Cast, pupil: Frontend) -
 
 
 @pytest.mark.asyncio
+async def test_lecture_hall_that_asks_at_the_same_moment_is_answered(behind: Cast, pupil: Frontend) -> None:
+    forms = [{"message": f"Question {number}"} for number in range(60)]
+    calls = (pupil.http.post("/api/chat/stream", data=form, headers=pupil.headers) for form in forms)
+    answers = await asyncio.gather(*calls)
+    assert {understood([answer.content]) for answer in answers} == {("Hello there.", True)}
+    rows = (await pupil.get("/api/chat/history")).json()
+    assert [row["message_count"] for row in rows] == [2] * 60
+
+
+@pytest.mark.asyncio
 async def test_conversation_deleted_during_its_answer_is_no_error(
     behind: Cast, chatting: Served, pupil: Frontend
 ) -> None:

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, select, update
 from sqlalchemy.orm import Session
 
-from backend.errors import BadRequest, NotFound
+from backend.errors import BadRequest, Conflict, NotFound
 from backend.models import Chat, Message, User
 from backend.services import chats as rows
-from backend.services.chats import NEW_TITLE, Chats, asked_chat_id, chat_id_of
+from backend.services.chats import NEW_TITLE, Chats, Conversation, asked_chat_id, chat_id_of
 from backend.services.database import Database
 from tests.models import conftest as tables
 
@@ -101,6 +101,35 @@ async def test_question_without_a_conversation_opens_one_with_its_own_memory(cha
     assert (first.is_new, second.is_new) == (True, True)
     assert first.memory_key != second.memory_key
     assert {summary.title for summary in await chats.history(ADA)} == {"q" * 50, "学习"}
+
+
+@pytest.mark.asyncio
+async def test_many_who_ask_at_the_same_moment_are_each_served(chats: Chats, database: Database) -> None:
+    mine, bobs = await chats.create(ADA, "x"), await chats.create(BOB, "x")
+    other_process = Chats(database)
+    asked = [
+        (process.ask(ADA, chat_id, f"{number}"), chat_id)
+        for number in range(20)
+        for process in (chats, other_process)
+        for chat_id in (mine, None, bobs)
+    ]
+    outcomes = await asyncio.gather(*(asking for asking, _ in asked), return_exceptions=True)
+    for outcome, (_, chat_id) in zip(outcomes, asked, strict=True):
+        assert isinstance(outcome, NotFound) is (chat_id == bobs), outcome
+    assert len(await chats.messages(ADA, mine)) == 40
+    history = await chats.history(ADA)
+    assert sorted(summary.message_count for summary in history) == [*[1] * 40, 40]
+    assert await chats.messages(BOB, bobs) == []
+
+
+@pytest.mark.asyncio
+async def test_question_of_a_deleted_user_spoils_no_other_question(chats: Chats) -> None:
+    asked = (chats.ask(user_id, None, "q") for user_id in (ADA, 999, BOB))
+    ada, nobody, bob = await asyncio.gather(*asked, return_exceptions=True)
+    assert isinstance(nobody, Conflict)
+    assert [len(await chats.history(user_id)) for user_id in (ADA, BOB)] == [1, 1]
+    assert isinstance(ada, Conversation)
+    assert isinstance(bob, Conversation)
 
 
 @pytest.mark.asyncio
