@@ -183,8 +183,13 @@ class Mail:
 
     @property
     def waiting(self) -> int:
-        """Letters that are neither delivered nor given up."""
+        """Places taken by letters that are neither done with nor given up."""
         return self._taken
+
+    @property
+    def undelivered(self) -> int:
+        """Letters that no server has taken."""
+        return len(self._undelivered)
 
     def __repr__(self) -> str:
         return f"<Mail to {self._server!r}, {self._taken} of {self._places} places taken>"

@@ -117,7 +117,6 @@ class OwnAccount:
             if not remove(session, principal.user_id):
                 raise NotAuthenticated(GONE)
 
-        await self._tokens.revoke_user(principal.user_id)
         await self._let_go(principal.user_id)
         await self._database.run(work)
         await _done_or_logged(self._tokens.user_changed(principal.user_id))

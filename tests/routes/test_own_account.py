@@ -310,7 +310,7 @@ async def test_other_workers_learn_that_a_changed_password_ended_the_token(
     await ask_for_code(student, STUDENT, "update_password")
     content = {"code": await mailbox.code(), "new_password": NEW_PASSWORD}
     good(await student.json("/api/update_password", content))
-    await until(lambda: other.verify_cached(student.token or "") is None)
+    await until(lambda: other.verify_cached(student.token or "") is None, 20)
     with pytest.raises(NotAuthenticated):
         await other.verify(student.token)
     await other.aclose()
@@ -418,7 +418,7 @@ async def test_full_mail_queue_is_503_and_locks_nobody_out(
         assert int(answer.headers["retry-after"]) >= 1
     mailbox.go.set()
     await mailbox.mail()
-    await until(lambda: served.gateway.mail.waiting == 0)
+    await until(lambda: served.gateway.mail.waiting == 0, 20)
     good(await visitor.json("/api/send_verification", {"email": ANN}))
     assert (await visitor.json("/api/register", registration(await mailbox.code(2)))).status_code == 201
 
@@ -429,7 +429,7 @@ async def test_refused_mail_takes_its_code_back_and_locks_nobody_out(
 ) -> None:
     mailbox.refusals.append("550 no such mailbox")
     good(await visitor.json("/api/send_verification", {"email": ANN}))
-    await until(lambda: mailbox.tried == 1 and served.gateway.mail.waiting == 0)
+    await until(lambda: mailbox.tried == 1 and served.gateway.mail.waiting == 0, 20)
     assert await rows(served, VerificationCode) == []
     good(await visitor.json("/api/send_verification", {"email": ANN}))
     assert (await visitor.json("/api/register", registration(await mailbox.code()))).status_code == 201

@@ -262,6 +262,21 @@ async def test_stopping_ends_in_time_and_takes_back_what_is_left(caplog: pytest.
 
 
 @pytest.mark.asyncio
+async def test_letter_that_was_taken_is_not_taken_back_though_the_server_keeps_silent_then() -> None:
+    taken_back = TakenBack()
+    async with receiving() as mailbox:
+        mailbox.bye.clear()
+        async with sending(at(mailbox), flush_seconds=0.1) as mail:
+            post(mail, taken_back.letter())
+            await mailbox.mail()
+            # The answer to it is read, and the farewell is under way.
+            await until(lambda: not mail.undelivered, 20)
+            assert mail.waiting == 1
+        assert taken_back == []
+        assert len(mailbox.mails) == 1
+
+
+@pytest.mark.asyncio
 async def test_letter_that_cannot_be_taken_back_stops_no_sender(caplog: pytest.LogCaptureFixture) -> None:
     async def away() -> None:
         raise StoreUnavailable
@@ -337,7 +352,7 @@ async def test_cancelled_wait_for_a_place_leaves_none_taken() -> None:
                 await asyncio.sleep(3600)
 
         task = asyncio.create_task(leaving())
-        await until(lambda: mail.waiting == 1)
+        await until(lambda: mail.waiting == 1, 20)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         assert mail.waiting == 0

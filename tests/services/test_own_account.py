@@ -9,7 +9,7 @@ import pytest_asyncio
 from argon2 import PasswordHasher
 from sqlalchemy import Engine, select
 
-from backend.errors import BadRequest, Conflict, GatewayError, NotAuthenticated
+from backend.errors import BadRequest, Conflict, GatewayError, NotAuthenticated, StoreUnavailable
 from backend.models import ActionLog, Notification, User
 from backend.models.verification_code import Purpose
 from backend.services.accounts import Account, Accounts
@@ -125,17 +125,41 @@ async def test_of_two_changes_at_once_with_one_code_one_wins(school: School) -> 
 async def test_sign_in_that_began_while_the_password_changed_ends_with_it(school: School) -> None:
     account, ann = await school.person(ANN)
     code = await school.code(ANN, "update_password")
-    hashing = school.passwords.hash
+    revoking = school.tokens.revoke_user
     begun: list[str] = []
 
-    async def slow(password: str) -> str:
-        begun.append(await school.tokens.issue(account))
-        return await hashing(password)
+    async def and_begin(user_id: int) -> None:
+        await revoking(user_id)
+        if not begun:
+            begun.append(await school.tokens.issue(account))
 
-    school.passwords.hash = slow  # type: ignore[method-assign]
+    school.tokens.revoke_user = and_begin  # type: ignore[method-assign]
     await school.own.change_password(ann, NEW_PASSWORD, code)
+    assert len(begun) == 1
     with pytest.raises(NotAuthenticated):
         await school.tokens.verify(begun[0])
+
+
+@pytest.mark.asyncio
+async def test_change_that_stands_is_not_called_a_failure_for_what_follows(
+    school: School, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, ann = await school.person(ANN)
+    code = await school.code(ANN, "update_password")
+    revoking = school.tokens.revoke_user
+    calls: list[int] = []
+
+    async def once(user_id: int) -> None:
+        calls.append(user_id)
+        if len(calls) > 1:
+            raise StoreUnavailable
+        await revoking(user_id)
+
+    school.tokens.revoke_user = once  # type: ignore[method-assign]
+    await school.own.change_password(ann, NEW_PASSWORD, code)
+    assert len(calls) == 2
+    assert "store_unavailable" in caplog.text
+    assert (await school.accounts.authenticate(ANN, NEW_PASSWORD)).email == ANN
 
 
 @pytest.mark.asyncio

@@ -17,7 +17,7 @@ from aiosmtpd.smtp import SMTP, AuthResult, LoginPassword
 
 @dataclass
 class Mailbox:
-    """What arrived; `refusals` are answered first, one a mail, `held` delays every answer to a recipient."""
+    """What arrived. `refusals` are answered first, one a mail; `go` and `bye` hold answers back."""
 
     port: int = 0
     mails: list[EmailMessage] = field(default_factory=list)
@@ -28,6 +28,7 @@ class Mailbox:
     connections: int = 0
     tried: int = 0
     go: asyncio.Event = field(default_factory=asyncio.Event)
+    bye: asyncio.Event = field(default_factory=asyncio.Event)
     arrived: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def handle_RCPT(self, server: Any, session: Any, envelope: Any, address: str, options: Any) -> str:
@@ -47,6 +48,10 @@ class Mailbox:
         async with self.arrived:
             self.arrived.notify_all()
         return "250 taken"
+
+    async def handle_QUIT(self, server: Any, session: Any, envelope: Any) -> str:
+        await self.bye.wait()
+        return "221 bye"
 
     def authenticate(self, server: Any, session: Any, envelope: Any, mechanism: str, data: Any) -> AuthResult:
         assert isinstance(data, LoginPassword)
@@ -78,6 +83,7 @@ async def receiving(
     """Receive mail on a free loopback port."""
     mailbox = Mailbox()
     mailbox.go.set()
+    mailbox.bye.set()
     sessions: list[SMTP] = []
 
     def session() -> SMTP:
