@@ -27,20 +27,25 @@ class Account:
     password: str
 
     @classmethod
-    def made(cls, folder: Path) -> "Account":
-        """Raises Failure."""
+    def made(cls, folder: Path, database_url: str | None = None) -> "Account":
+        """`database_url` names a database that is there. Raises Failure."""
         settings = {
-            "DATABASE_URL": f"sqlite:///{folder / 'gateway.db'}",
+            "DATABASE_URL": database_url or f"sqlite:///{folder / 'gateway.db'}",
             "JWT_SECRET_KEY": secrets.token_urlsafe(48),
             "GATEWAY_INSTANCE_DIR": str(folder),
         }
-        password = f"A1!{secrets.token_urlsafe(18)}"
-        command = [sys.executable, "-m", "flask", "--app", "run:flask_app", "users", "create", EMAIL]
+        account = cls(settings, f"A1!{secrets.token_urlsafe(18)}")
+        account.add(folder, EMAIL)
+        return account
+
+    def add(self, folder: Path, email: str) -> None:
+        """Make another account with the same password. Raises Failure."""
+        command = [sys.executable, "-m", "flask", "--app", "run:flask_app", "users", "create", email]
         made = subprocess.run(
             [*command, "--role", "student", "--password-stdin"],
-            input=password,
+            input=self.password,
             cwd=folder,
-            env=environment(**settings),
+            env=environment(**self.settings),
             capture_output=True,
             text=True,
             timeout=60,
@@ -48,7 +53,6 @@ class Account:
         )
         if made.returncode:
             raise Failure(f"no account could be made: {made.stderr.strip()}")
-        return cls(settings, password)
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ def served(
         f"gateway-{server}", command, core=core, folder=folder, settings={**known, **settings}
     ) as process:
         answering(process, f"{url}/api/ping")
-        yield Served(process, url, {"Authorization": f"Bearer {_token(url, account)}"})
+        yield Served(process, url, {"Authorization": f"Bearer {token(url, account)}"})
 
 
 def _mount(prefix: str, upstream: str) -> dict[str, object]:
@@ -91,8 +95,9 @@ def _mount(prefix: str, upstream: str) -> dict[str, object]:
     }
 
 
-def _token(url: str, account: Account) -> str:
-    body = json.dumps({"email": EMAIL, "password": account.password}).encode()
+def token(url: str, account: Account, email: str = EMAIL) -> str:
+    """Sign in. Raises Failure."""
+    body = json.dumps({"email": email, "password": account.password}).encode()
     status, told = exchange("POST", f"{url}/api/login", body, {"Content-Type": "application/json"})
     if status != 200:
         raise Failure(f"signing in was answered with {status}: {told.decode(errors='replace')}")

@@ -1,4 +1,4 @@
-"""The benchmarks of overload and outage: their upstream, their arithmetic."""
+"""The benchmarks of overload, outages and stores: their upstream, their arithmetic."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,6 +7,8 @@ import pytest
 import pytest_asyncio
 
 from benchmarks.calls import Told, in_turn, offered
+from benchmarks.dependencies import judged
+from benchmarks.dependencies import options as dependencies_options
 from benchmarks.outage import options as outage_options
 from benchmarks.overload import Loaded, loaded
 from benchmarks.overload import options as overload_options
@@ -78,6 +80,26 @@ def test_rush_is_judged_by_what_was_accepted_and_how_the_rest_was_told() -> None
     assert (nothing.goodput, nothing.p99) == (0, float("inf"))
 
 
+def test_outage_of_a_store_is_judged_by_what_failed_where_and_until_when() -> None:
+    calm = [told(200, 0.01, sent=float(n)) for n in range(10)]
+    refused = [told(503, 0.1, sent=4.0), told(503, 0.1, sent=7.0)]
+    fine = judged("x", calm, calm, [told(401, 0.01), told(503, 0.01)], [*calm, *refused], returned=6.0)
+    assert (fine.sign_ins_refused, fine.sign_ins_rude, fine.opened) == (2, 0, 0)
+    assert fine.back_seconds == pytest.approx(1.1)
+    assert {limit.verdict(value) for _, value, limit in fine.lines() if limit} <= {"ok", "ok, goal"}
+    bad = judged(
+        "x",
+        [*calm, told(502, 0.1, sent=20.0)],
+        [*calm, told(401, 0.1)],
+        [told(200, 0.01)],
+        [told(503, 7.0, head=b"HTTP/1.1 503 Busy"), told(500, 0.1)],
+        returned=6.0,
+    )
+    shorts = [value for _, value, limit in bad.lines() if limit and limit.verdict(value) == "short"]
+    assert shorts == [1, 1, 1, 2, 7.0, pytest.approx(14.1)]
+
+
 def test_commands_take_a_minute_by_themselves() -> None:
     assert (overload_options([]).seconds, overload_options([]).server) == (4.0, None)
+    assert (dependencies_options([]).seconds, dependencies_options([]).server) == (10.0, "hypercorn")
     assert (outage_options([]).seconds, outage_options([]).server) == (30.0, "hypercorn")
