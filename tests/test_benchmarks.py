@@ -30,6 +30,7 @@ from benchmarks.soak import Soaked, State
 from benchmarks.stream import head, parsed
 from benchmarks.subjects import AIOHTTP, DIRECT, GRANIAN, SUBJECTS
 from benchmarks.table import options as table_options
+from benchmarks.uploads import Uploaded
 from benchmarks.wrk import UNITS
 from benchmarks.wrk import parsed as wrk_parsed
 
@@ -438,3 +439,27 @@ def test_the_table_is_measured_and_reported(tmp_path: Path) -> None:
     told = json.loads(raw.read_text())
     assert set(told["results"]) == {"small/granian", "small/aiohttp"}
     assert all(one["value"] > 0 for rounds in told["results"].values() for one in rounds)
+
+
+def test_uploads_at_once_are_measured_and_reported(tmp_path: Path) -> None:
+    if reason := _ready_for_a_run():
+        pytest.skip(reason)
+    raw = tmp_path / "raw.json"
+    command = [sys.executable, "-m", "benchmarks.uploads", "--documents=2", "--rounds=1", f"--json={raw}"]
+    ran = subprocess.run(
+        [*command, "--server=hypercorn"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=SMOKE_SECONDS,
+        check=False,
+    )
+    assert ran.returncode in (0, 1), ran.stderr
+    assert "| hypercorn | 3 | 140 MB | 40 MB |" in ran.stdout
+    (one,) = json.loads(raw.read_text())["uploaded"]
+    assert one["peak_mb"] >= one["before_mb"] > 0
+
+
+def test_uploads_that_cost_too_much_fall_short() -> None:
+    assert Uploaded("granian", 21, 500, 2.0, 100.0, 131.9, 400).verdict == "ok"
+    assert Uploaded("granian", 21, 500, 2.0, 100.0, 132.0, 400).verdict == "short"

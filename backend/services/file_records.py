@@ -85,10 +85,7 @@ def reserve(wanted: Wanted, quota: int, due_at: datetime) -> Callable[[Session],
     """
 
     def work(session: Session) -> Record:
-        # Uploads of one person wait for each other here, or two at once could both take the last room.
-        own = update(User).where(User.id == wanted.owner_id).values({User.changed_at: User.changed_at})
-        if session.scalar(own.returning(User.id)) is None:
-            raise NotAuthenticated
+        in_turn(session, wanted.owner_id)  # or two at once could both take the last room
         sums = select(func.count(), func.coalesce(func.sum(StoredFile.size), 0))
         count, used = session.execute(sums.where(StoredFile.owner_id == wanted.owner_id)).one()
         if count >= MOST_FILES:
@@ -110,6 +107,14 @@ def reserve(wanted: Wanted, quota: int, due_at: datetime) -> Callable[[Session],
         return _record(row)
 
     return work
+
+
+def in_turn(session: Session, owner_id: int) -> None:
+    """Wait until no other transaction is at this point for the same person. Raises NotAuthenticated."""
+    # An update that changes nothing locks on both databases; SQLite knows no `FOR UPDATE`.
+    own = update(User).where(User.id == owner_id).values({User.changed_at: User.changed_at})
+    if session.scalar(own.returning(User.id)) is None:
+        raise NotAuthenticated
 
 
 def over_quota(quota: int) -> TooLarge:

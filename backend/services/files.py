@@ -231,6 +231,7 @@ def _chat(session: Session, record: Record, chat_id: int | None) -> Chat:
         if chat is None:
             raise NotFound("There is no such conversation.")
         return chat
+    file_records.in_turn(session, record.owner_id)  # or two files at once could make a conversation each
     chat = session.scalars(own.order_by(Chat.updated_at.desc(), Chat.id.desc()).limit(1)).first()
     if chat is None:
         chat = Chat(user_id=record.owner_id, title=f"File: {record.name}"[:TITLE_CHARACTERS])

@@ -9,10 +9,13 @@ import pytest_asyncio
 
 from backend.services import accounts, library
 from backend.services.policies import Timeouts
+from tests.models.conftest import database_url
 from tests.support.documents import PDF, PNG, TEXT
 from tests.support.frontend import Frontend, good, refused
 from tests.support.peer import until
 from tests.support.shelves import Shelves, attach, named, remove, shelves, teach
+
+__all__ = ["database_url"]
 
 
 @pytest_asyncio.fixture
@@ -284,3 +287,19 @@ async def test_deleted_account_with_a_live_token_is_401_and_never_500(desk: Shel
         refused(await teach(gone, "a.txt", TEXT), 401)
         await asyncio.sleep(1)
     desk.nothing_is_left()
+
+
+@pytest.mark.asyncio
+async def test_both_databases_serve_files_alike(tmp_path: Path, database_url: str) -> None:
+    async with shelves(tmp_path, database_url=database_url) as desk:
+        answers = await asyncio.gather(*(attach(desk.student, "a.txt", TEXT) for _ in range(6)))
+        answers += [await teach(desk.tutor, "course.pdf", PDF)]
+        assert all(good(answer) for answer in answers)
+        assert [chat.message_count for chat in desk.chats] == [len(desk.messages)] == [6]
+        assert await public(desk) == ["course.pdf"]
+        names = await named(desk.student)
+        assert sorted(desk.index.private(desk.user_id("student"))) == sorted(set(names))
+        for name in names:
+            good(await remove(desk.student, name))
+        good(await remove(desk.tutor, "course.pdf"))
+        desk.nothing_is_left()
