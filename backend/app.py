@@ -130,6 +130,7 @@ def _gateway(flask: Flask, settings: Settings, key: str, shared: Shared) -> Gate
     verification = Verification(key, store, mail)
     profiles = Profiles(store)
     pictures = Pictures(store, profiles, settings.files_dir / "avatars")
+    administration = Administration(store, passwords, tokens, instances, pictures)
     chats = Chats(store)
     return Gateway(
         settings=settings,
@@ -138,7 +139,7 @@ def _gateway(flask: Flask, settings: Settings, key: str, shared: Shared) -> Gate
         accounts=Accounts(store, passwords),
         mail=mail,
         verification=verification,
-        own_account=OwnAccount(store, passwords, verification, tokens, instances),
+        own_account=OwnAccount(store, passwords, verification, tokens, administration),
         tokens=tokens,
         rate_limits=RateLimits(settings, key, link=shared.link),
         client=client,
@@ -156,7 +157,7 @@ def _gateway(flask: Flask, settings: Settings, key: str, shared: Shared) -> Gate
         profiles=profiles,
         pictures=pictures,
         notifications=notifications,
-        administration=Administration(store, passwords, tokens, instances, pictures),
+        administration=administration,
         audit=Audit(store),
         language_models=LanguageModels(forwarder, Upstream.at("model", settings.llm_url)),
         readiness=Readiness(

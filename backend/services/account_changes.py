@@ -98,13 +98,23 @@ def delete(session: Session, operator: Operator, user_id: int, reason: str | Non
     take_turn(session)
     if user_id == operator.user_id:
         raise Conflict("You cannot delete your own account here.")
+    return _removed(session, "delete_user", operator, user_id, reason)
+
+
+def leave(session: Session, user_id: int, email: str, role: str) -> Departed:
+    """Remove an account for its owner, who has proved to be that. Raises NotFound and Conflict."""
+    take_turn(session)
+    return _removed(session, "delete_account", Operator(user_id, email, role), user_id, None)
+
+
+def _removed(session: Session, action: str, operator: Operator, user_id: int, reason: str | None) -> Departed:
     user, own = _found(session, user_id)
     _keep_a_tutor(session, user_id, user.role, user.status)
     departed = Departed(user.email, own.avatar_url, place_of(session, user_id))
     was = {"email": user.email, "role": user.role, "status": user.status, "username": own.username}
     _noted(
         session,
-        "delete_user",
+        action,
         operator,
         (user_id, user.email),
         {name: (value, "") for name, value in was.items() if value},
@@ -114,14 +124,6 @@ def delete(session: Session, operator: Operator, user_id: int, reason: str | Non
     session.expunge_all()  # the rows go by statement, not one by one
     accounts.remove(session, user_id)
     return departed
-
-
-def refuse_for_last_tutor(session: Session, user_id: int) -> None:
-    """Raise Conflict when nobody but this user could administer; take turns with others who ask so."""
-    take_turn(session)
-    user = session.get(User, user_id)
-    if user is not None:
-        _keep_a_tutor(session, user_id, user.role, user.status)
 
 
 def id_of(session: Session, email: str) -> int:

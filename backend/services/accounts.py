@@ -138,18 +138,6 @@ def in_use(session: Session, email: str) -> bool:
     return session.scalar(select(User.id).where(User.email == email)) is not None
 
 
-def require_another_tutor(session: Session, user_id: int) -> None:
-    """Raise Conflict for the only tutor who may sign in.
-
-    Holds until the transaction ends, also against another tutor who leaves at the same time: PostgreSQL
-    lets one wait for the other here, SQLite at whatever the transaction has written before.
-    """
-    active = User.role == "tutor", User.status != BANNED
-    tutors = session.scalars(select(User.id).where(*active).order_by(User.id).with_for_update()).all()
-    if tutors == [user_id]:
-        raise Conflict("You are the only tutor here. Please let somebody else become one first.")
-
-
 def insert(session: Session, email: str, password_hash: str, role: str) -> Account:
     """Add an account with its profile and a welcome."""
     user = User(email=email, password_hash=password_hash, role=role)

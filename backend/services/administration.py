@@ -1,7 +1,7 @@
 """What tutors see and do in their console: people, what changed, and what is public."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
@@ -18,7 +18,7 @@ from backend.services.errands import Errands
 from backend.services.instances import Instances
 from backend.services.passwords import Passwords
 from backend.services.pictures import Pictures
-from backend.services.tokens import Tokens
+from backend.services.tokens import Principal, Tokens
 
 T = TypeVar("T")
 
@@ -128,7 +128,23 @@ class Administration:
 
     async def delete(self, operator: Operator, user_id: int, reason: str | None) -> None:
         """Remove an account with everything that is its own. Raises NotFound and Conflict."""
-        await self._errands.run(self._deleted(operator, user_id, reason))
+
+        def work(session: Session) -> Departed:
+            return account_changes.delete(session, operator, user_id, reason)
+
+        await self._errands.run(self._deleted(user_id, work))
+
+    async def leave(self, principal: Principal, confirm: Callable[[Session], None]) -> None:
+        """Remove the caller's own account, in one transaction with what `confirm` does.
+
+        Raises what that raises, NotFound and, for the last tutor, Conflict.
+        """
+
+        def work(session: Session) -> Departed:
+            confirm(session)
+            return account_changes.leave(session, principal.user_id, principal.email, principal.role)
+
+        await self._errands.run(self._deleted(principal.user_id, work))
 
     async def _changed(self, operator: Operator, user_id: int, fields: Mapping[str, str]) -> Changes:
         def work(session: Session) -> Changes:
@@ -143,10 +159,7 @@ class Administration:
                 log.warning("the sign-in of a changed user could not be ended: %s", error.code)
         return changed
 
-    async def _deleted(self, operator: Operator, user_id: int, reason: str | None) -> None:
-        def work(session: Session) -> Departed:
-            return account_changes.delete(session, operator, user_id, reason)
-
+    async def _deleted(self, user_id: int, work: Callable[[Session], Departed]) -> None:
         departed = await self._database.run(work)
         try:
             await self._tokens.user_changed(user_id)

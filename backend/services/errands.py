@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 log = logging.getLogger("gateway.errands")
 
-PARTING_SECONDS = 15.0  # what errands under way get when the process ends; a transaction takes less
+PARTING_SECONDS = 1.0  # what errands under way get when the process ends; a server gives all of it five
 
 
 class Errands:

@@ -40,8 +40,8 @@ PAUSES_SECONDS = (1.0, 5.0, 20.0)  # between the attempts for one letter
 STEP_SECONDS = 10.0  # connecting, or one answer of the server
 ATTEMPT_SECONDS = 30.0  # one attempt as a whole: a server may answer each step just in time
 FAREWELL_SECONDS = 2.0
-FLUSH_SECONDS = 5.0  # what a stopping gateway gives to the letters that are left
-TAKE_BACK_SECONDS = 2.0  # and to taking back those that stay
+FLUSH_SECONDS = 2.0  # what a stopping gateway gives to the letters left; a server gives all of it five
+TAKE_BACK_SECONDS = 0.5  # and to taking back those that stay
 FULL_RETRY_SECONDS = 10
 
 ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"

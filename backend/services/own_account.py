@@ -1,13 +1,11 @@
 """What people do with their own account by a mailed code: make it, change its password, end it."""
 
-import asyncio
 import logging
-from collections.abc import Awaitable
 
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from backend.errors import BadRequest, Conflict, GatewayError, NotAuthenticated
+from backend.errors import BadRequest, Conflict, GatewayError, NotAuthenticated, NotFound
 from backend.models import User
 from backend.models.verification_code import Purpose
 from backend.services import audit
@@ -16,13 +14,11 @@ from backend.services.accounts import (
     in_use,
     insert,
     known,
-    remove,
-    require_another_tutor,
     require_strength,
     usable_email,
 )
+from backend.services.administration import Administration
 from backend.services.database import Database
-from backend.services.instances import Instances
 from backend.services.notifications import notify
 from backend.services.passwords import Passwords
 from backend.services.tokens import Principal, Tokens
@@ -31,8 +27,6 @@ from backend.services.verification import WRONG, Verification
 log = logging.getLogger("gateway.accounts")
 
 GONE = "This account does not exist any more."
-# Letting go of an avatar goes on after this; the person who leaves need not watch it.
-RELEASE_SECONDS = 3.0
 
 
 class OwnAccount:
@@ -44,13 +38,13 @@ class OwnAccount:
         passwords: Passwords,
         verification: Verification,
         tokens: Tokens,
-        instances: Instances,
+        administration: Administration,
     ) -> None:
         self._database = database
         self._passwords = passwords
         self._verification = verification
         self._tokens = tokens
-        self._instances = instances
+        self._administration = administration
 
     async def register(self, email: str, password: str, code: str) -> Account:
         """Make a student's account.
@@ -92,7 +86,8 @@ class OwnAccount:
             change = update(User).where(User.id == principal.user_id).values(password_hash=password_hash)
             if session.execute(change.returning(User.id)).scalar_one_or_none() is None:
                 raise NotAuthenticated(GONE)
-            _record(session, principal, "update_password")
+            who = principal.email, principal.role
+            audit.record(session, "update_password", operator=who, target=(principal.user_id, who[0]))
             message = "If this was not you, please tell a tutor at once."
             notify(session, principal.user_id, "Your password was changed", message, "success")
 
@@ -100,7 +95,10 @@ class OwnAccount:
         # the old password has begun meanwhile stays.
         await self._tokens.revoke_user(principal.user_id)
         await self._database.run(work)
-        await _done_or_logged(self._tokens.revoke_user(principal.user_id))
+        try:
+            await self._tokens.revoke_user(principal.user_id)
+        except GatewayError as exc:  # the change stands, and to say that it failed would be wrong
+            log.warning("sign-ins were not ended for a second time: %s", exc.code)
 
     async def delete(self, principal: Principal, code: str) -> None:
         """Delete the account and all that is the user's.
@@ -108,18 +106,14 @@ class OwnAccount:
         Raises BadRequest for a wrong code, NotAuthenticated, and Conflict for the last tutor.
         """
         await self._require(principal, "delete_account", code)
-        await self._database.run(lambda session: require_another_tutor(session, principal.user_id))
 
-        def work(session: Session) -> None:
+        def confirm(session: Session) -> None:
             self._spend(session, principal, "delete_account", code)
-            require_another_tutor(session, principal.user_id)
-            _record(session, principal, "delete_account")
-            if not remove(session, principal.user_id):
-                raise NotAuthenticated(GONE)
 
-        await self._let_go(principal.user_id)
-        await self._database.run(work)
-        await _done_or_logged(self._tokens.user_changed(principal.user_id))
+        try:
+            await self._administration.leave(principal, confirm)
+        except NotFound as exc:
+            raise NotAuthenticated(GONE) from exc
 
     async def _require(self, principal: Principal, purpose: Purpose, code: str) -> None:
         email = principal.email
@@ -129,27 +123,3 @@ class OwnAccount:
     def _spend(self, session: Session, principal: Principal, purpose: Purpose, code: str) -> None:
         if not self._verification.spend(session, principal.email, purpose, code):
             raise BadRequest(WRONG)
-
-    async def _let_go(self, user_id: int) -> None:
-        try:
-            async with asyncio.timeout(RELEASE_SECONDS):
-                await self._instances.release(user_id)
-        except (GatewayError, TimeoutError) as exc:
-            log.warning("avatar of a deleted account not released yet: %s", type(exc).__name__)
-
-
-async def _done_or_logged(further: Awaitable[None]) -> None:
-    """Do what a change that stands should be followed by; to say that it failed would be wrong."""
-    try:
-        await further
-    except GatewayError as exc:
-        log.warning("sign-ins of a changed account not ended for a second time: %s", exc.code)
-
-
-def _record(session: Session, principal: Principal, action: str) -> None:
-    audit.record(
-        session,
-        action,
-        operator=(principal.email, principal.role),
-        target=(principal.user_id, principal.email),
-    )

@@ -182,7 +182,7 @@ async def test_a_banned_tutor_is_nobody_to_count_on(school: School) -> None:
     await school.change(school.bob, status="banned")
     await school.delete(school.bob)
     with pytest.raises(Conflict):
-        await school.run(lambda session: account_changes.refuse_for_last_tutor(session, school.ann))
+        await school.run(lambda session: account_changes.leave(session, school.ann, "ann", "tutor"))
     await school.change(school.sue, role="tutor", status="inactive")
     with pytest.raises(Conflict):
         await school.delete(school.ann)

@@ -13,6 +13,7 @@ from backend.errors import BadRequest, Conflict, GatewayError, NotAuthenticated,
 from backend.models import ActionLog, Notification, User
 from backend.models.verification_code import Purpose
 from backend.services.accounts import Account, Accounts
+from backend.services.administration import Administration
 from backend.services.database import Database
 from backend.services.own_account import OwnAccount
 from backend.services.passwords import Passwords
@@ -27,11 +28,11 @@ PASSWORD, NEW_PASSWORD = "Right-horse1!", "Other-horse2!"
 ANN = "ann@school.example"
 
 
-class NoInstances:
-    """Nobody has an avatar."""
+class Nothing:
+    """Nobody has an avatar or a picture."""
 
-    async def release(self, user_id: int) -> bool:
-        return False
+    def discard(self, url: str | None) -> None:
+        assert url is None
 
 
 class School:
@@ -43,8 +44,11 @@ class School:
         self.desk = Desk(database)
         self.tokens = Tokens(KEY, database, staleness_seconds=0.05)
         self.accounts = Accounts(database, self.passwords)
-        instances: Any = NoInstances()
-        self.own = OwnAccount(database, self.passwords, self.desk.verification, self.tokens, instances)
+        beside: Any = Nothing()
+        self.administration = Administration(database, self.passwords, self.tokens, beside, beside)
+        self.own = OwnAccount(
+            database, self.passwords, self.desk.verification, self.tokens, self.administration
+        )
 
     async def person(self, email: str, role: str = "student") -> tuple[Account, Principal]:
         account = await self.accounts.create(email, PASSWORD, role)
@@ -67,6 +71,7 @@ async def school(engine: Engine) -> AsyncIterator[School]:
     opened = School(database)
     await opened.tokens.start()
     yield opened
+    await opened.administration.aclose()
     await opened.tokens.aclose()
     await opened.passwords.aclose()
     await database.aclose()
@@ -218,7 +223,7 @@ async def test_tutor_beside_a_banned_one_is_the_last(school: School) -> None:
         session.get_one(User, other.id).status = "banned"
 
     await school.database.run(ban)
-    with pytest.raises(Conflict, match="only tutor"):
+    with pytest.raises(Conflict, match="last active tutor"):
         await school.own.delete(ann, await school.code(ANN, "delete_account"))
 
 
