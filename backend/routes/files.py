@@ -114,7 +114,8 @@ async def load(file_id: str) -> GatewayResponse:
     tag="knowledge",
     form=KnowledgeDocument,
     answers={200: IndexedDocument},
-    errors=(400, 408, 413, 415, 429, 502, 503, 504, 507),
+    # 404: the file was removed while it was being indexed.
+    errors=(400, 404, 408, 413, 415, 429, 502, 503, 504, 507),
 )
 @direct
 async def teach() -> GatewayResponse:
