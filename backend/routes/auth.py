@@ -31,6 +31,7 @@ ON_ITS_WAY = "If there is an account for this e-mail, a code is on its way. It i
     access="anyone",
     body=SignIn,
     answers={200: Token},
+    headers={"sessionid": "Ignored; older clients send it."},
     errors=(400, 401, 413, 429, 503),
 )
 @direct
@@ -95,7 +96,7 @@ async def token_status() -> GatewayResponse:
 @operation(
     "Sign out; never 401, also without a token.",
     tag="auth",
-    access="anyone",
+    access="either",
     body={"type": "object"},
     body_required=False,
     answers={200: Message},

@@ -15,8 +15,8 @@ from backend.schemas.avatar import (
     Released,
     SpeechModel,
     Started,
-    StrayTimeout,
 )
+from backend.schemas.common import StrayTimeout
 from backend.services.avatar_form import FORM_BYTES, AvatarForm
 from backend.services.forwarding import ATTEMPTS
 from backend.services.headers import first

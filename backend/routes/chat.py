@@ -45,8 +45,6 @@ EVENTS = Raw(
         },
     },
 )
-SUMMARIES = {"type": "array", "items": ChatSummary.model_json_schema(mode="serialization")}
-MESSAGES = {"type": "array", "items": ChatMessage.model_json_schema(mode="serialization")}
 
 
 @chat.post("/chat/new")
@@ -59,7 +57,9 @@ async def create() -> GatewayResponse:
 
 
 @chat.get("/chat/history")
-@operation("List own conversations, the most recently used first.", tag="chat", answers={200: SUMMARIES})
+@operation(
+    "List own conversations, the most recently used first.", tag="chat", answers={200: list[ChatSummary]}
+)
 @direct
 async def history() -> GatewayResponse:
     principal = await caller()
@@ -73,7 +73,7 @@ async def history() -> GatewayResponse:
     "List what was said in an own conversation, oldest first.",
     tag="chat",
     query=OfChat,
-    answers={200: MESSAGES},
+    answers={200: list[ChatMessage]},
     errors=(400, 404),
 )
 @direct
@@ -133,7 +133,7 @@ async def stream() -> GatewayResponse:
     "Older chat call: a JSON answer, or events when the Accept header asks for them.",
     tag="chat",
     form=Question,
-    answers={200: WholeAnswer},
+    answers={200: (WholeAnswer, EVENTS)},
     errors=(404, 429, 502, 503, 504),
 )
 @direct
@@ -164,6 +164,7 @@ async def _asked() -> tuple[str, AnswerStream]:
     "Confirm the number of the own avatar session.",
     tag="webrtc",
     body=PeerSession,
+    headers={"sessionid": "The same number; either is enough."},
     body_required=False,
     answers={200: None},
     description="The gateway knows it from the answer to the offer; the header `sessionid` may say it, too.",

@@ -8,6 +8,7 @@ from backend.context import body, caller, gateway, inbound, tutor
 from backend.errors import GatewayError
 from backend.operations import Raw, operation
 from backend.responses import GatewayResponse, StreamedResponse, answer
+from backend.schemas.common import StrayTimeout
 from backend.schemas.files import (
     AttachedFile,
     Attachment,
@@ -67,7 +68,13 @@ async def attach() -> GatewayResponse:
 
 
 @files.get("/user_files")
-@operation("List the caller's own files.", tag="knowledge", answers={200: OwnFiles}, errors=(503,))
+@operation(
+    "List the caller's own files.",
+    tag="knowledge",
+    answers={200: OwnFiles},
+    query=StrayTimeout,
+    errors=(503,),
+)
 @direct
 async def own_files() -> GatewayResponse:
     principal = await caller()
@@ -80,7 +87,7 @@ async def own_files() -> GatewayResponse:
 @operation(
     "Load a file.",
     tag="knowledge",
-    answers={200: Raw(("application/octet-stream",))},
+    answers={200: Raw(("*/*",), {"type": "string", "format": "binary"})},
     errors=(404, 503),
 )
 @direct
@@ -107,7 +114,8 @@ async def load(file_id: str) -> GatewayResponse:
     tag="knowledge",
     form=KnowledgeDocument,
     answers={200: IndexedDocument},
-    errors=(400, 408, 413, 415, 429, 502, 503, 504, 507),
+    # 404: the file was removed while it was being indexed.
+    errors=(400, 404, 408, 413, 415, 429, 502, 503, 504, 507),
 )
 @direct
 async def teach() -> GatewayResponse:
@@ -163,6 +171,7 @@ async def people() -> GatewayResponse:
     tag="knowledge",
     access="tutor",
     answers={200: PublicFiles},
+    query=StrayTimeout,
     errors=(502, 503, 504),
 )
 @direct

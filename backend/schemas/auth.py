@@ -32,6 +32,7 @@ class Token(Answer):
 class TimeLeft(Answer):
     expires_in_seconds: int = Field(ge=0)
     expires_in_minutes: float = Field(ge=0)
+    token: str | None = Field(None, description="A successor, sent where the present token gets old.")
 
 
 class CodeRequest(Body):

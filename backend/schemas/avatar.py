@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from backend.schemas.common import Answer, Query
+from backend.schemas.common import Answer
 
 # As services/names.py checks it.
 AvatarName = Annotated[
@@ -15,10 +15,6 @@ AvatarName = Annotated[
     ),
 ]
 File = Annotated[str, Field(json_schema_extra={"format": "binary"})]
-
-
-class StrayTimeout(Query):
-    timeout: str | None = Field(None, description="Older pages send it by mistake; it changes nothing.")
 
 
 class Avatar(BaseModel):

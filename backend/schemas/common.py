@@ -69,6 +69,10 @@ def nested(pairs: Mapping[str, str], name: str = "params") -> dict[str, Any]:
     return {**pairs, **inside}
 
 
+class StrayTimeout(Query):
+    timeout: str | None = Field(None, description="Older pages send it by mistake; it changes nothing.")
+
+
 class Paging(Query):
     page: int = Field(1, ge=1, le=1_000_000)
     limit: int = Field(20, ge=1, le=100)

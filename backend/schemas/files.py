@@ -38,7 +38,7 @@ class OwnFile(Answer):
     file_type: FileType
     file_path: str
     created_at: Moment
-    session_id: int | None
+    session_id: int | None = None
     size: int = Field(description="Bytes.")
 
 
