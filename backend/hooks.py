@@ -72,6 +72,7 @@ def draw(error: Exception) -> GatewayResponse:
         },
         shown.status,
     )
+    response.trouble = type(shown)
     if shown.retry_after_seconds is not None:
         response.put(b"retry-after", str(shown.retry_after_seconds).encode("ascii"))
     if isinstance(error, BadFraming):

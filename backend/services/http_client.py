@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from time import perf_counter
 from typing import Any, TypeVar, cast
 
 import httpx
@@ -29,6 +30,7 @@ from backend.services.headers import HOP_BY_HOP, PSEUDONYM, Pair, content_length
 from backend.services.policies import Timeouts
 from backend.services.slots import Share, Slots
 from backend.services.streams import ByteStream, unpacked
+from backend.services.trail import TRAIL
 from backend.services.transports import (
     HttpxTransport,
     Opened,
@@ -108,7 +110,13 @@ class HttpClient:
         """
         assert self._transport is not None, "the client is not open"  # noqa: S101 - a programming error
         share = share or self._unshared
-        await share.acquire()
+        trail = TRAIL.get()
+        asked = perf_counter()
+        try:
+            await share.acquire()
+        finally:
+            placed = perf_counter()
+            trail.wait += placed - asked
         limits = Limits(call.timeouts)
         whole = call.body is None or isinstance(call.body, bytes)
         upload = None if whole else Upload(cast(ByteStream, call.body), limits)
@@ -125,6 +133,8 @@ class HttpClient:
             limits.close()
             share.release(answered=upload is not None)
             raise
+        finally:
+            trail.upstream += perf_counter() - placed
         if upload is None:
             share.answered()
         return UpstreamResponse(opened, limits, share, upload)
@@ -145,10 +155,11 @@ class HttpClient:
                 # Nothing packed was asked for, and httpx would unpack it however large it becomes.
                 packing = response.headers.get("content-encoding", "identity")
                 plain = packing == "identity"
-                async for chunk in response.aiter_bytes() if plain else response.aiter_raw():
-                    content += chunk
-                    if len(content) > ANSWER_BYTES:
-                        raise UpstreamGarbage("The avatar service answered far more than expected.")
+                with TRAIL.get().waiting():
+                    async for chunk in response.aiter_bytes() if plain else response.aiter_raw():
+                        content += chunk
+                        if len(content) > ANSWER_BYTES:
+                            raise UpstreamGarbage("The avatar service answered far more than expected.")
             finally:
                 await response.aclose()
         whole = bytes(content) if plain else unpacked(bytes(content), packing, ANSWER_BYTES)
