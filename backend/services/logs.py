@@ -44,8 +44,8 @@ class QueuedHandler(logging.Handler):
         self._stream = stream
         self._most_waiting = most_waiting
         self._queue: SimpleQueue[logging.LogRecord | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._write_all, name="log", daemon=True)
-        self._thread.start()
+        self._starting = threading.Lock()
+        self._thread: threading.Thread | None = None
         self.lost = 0
         self._untold = 0
 
@@ -60,8 +60,18 @@ class QueuedHandler(logging.Handler):
             return
         try:
             self._queue.put(_finished(record))
+            if self._thread is None:
+                self._start()
         except Exception:  # arguments that do not fit their text: the line is lost, the request goes on
             self._lose()
+
+    def _start(self) -> None:
+        """Start the thread with the first line; also anew, as whoever configures logging closes all handlers
+        (Granian does) and goes on to use them."""
+        with self._starting:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._write_all, name="log", daemon=True)
+                self._thread.start()
 
     def _lose(self) -> None:
         self.lost += 1
@@ -70,13 +80,16 @@ class QueuedHandler(logging.Handler):
     def flush(self) -> None:
         """Wait until what is in the queue now is written, but not for ever."""
         until = time.monotonic() + CLOSING_SECONDS
-        while not self._queue.empty() and self._thread.is_alive() and time.monotonic() < until:
+        while self._thread is not None and not self._queue.empty() and time.monotonic() < until:
             time.sleep(0.005)
 
     def close(self) -> None:
         """Let the thread write what is left, and end it."""
-        self._queue.put(_END)
-        self._thread.join(CLOSING_SECONDS)
+        with self._starting:  # a new thread must not take the end that is meant for this one
+            thread, self._thread = self._thread, None
+            if thread is not None:
+                self._queue.put(_END)
+                thread.join(CLOSING_SECONDS)
         super().close()
 
     def _write_all(self) -> None:
@@ -150,7 +163,9 @@ def text_line(record: logging.LogRecord) -> str:
     text = f"{moment} {record.process} {record.levelname} {record.name}: {_on_one_line(str(record.msg))}"
     if request_id != "-":
         text += f", request {request_id}"
-    return f"{text}\n{record.exc_text}" if record.exc_text else text
+    # Indented: an error may tell what somebody sent.
+    traceback = record.exc_text.split("\n") if record.exc_text else []
+    return "\n  ".join([text, *map(_on_one_line, traceback)])
 
 
 def _on_one_line(text: str) -> str:
@@ -172,4 +187,5 @@ def json_line(record: logging.LogRecord) -> str:
     if record.exc_text:
         line["traceback"] = record.exc_text
     line |= {key: value for key, value in getattr(record, "fields", {}).items() if key not in line}
-    return json.dumps(line, ensure_ascii=False, default=str)
+    text = json.dumps(line, ensure_ascii=False, default=str)
+    return text if text.isprintable() else json.dumps(line, default=str)
