@@ -166,26 +166,34 @@ def _gateway(flask: Flask, settings: Settings, key: str, shared: Shared) -> Gate
         administration=Administration(store, passwords, tokens, instances, pictures),
         audit=Audit(store),
         language_models=LanguageModels(forwarder, Upstream.at("model", settings.llm_url)),
-        readiness=Readiness(
-            store,
-            forwarder,
-            {
-                "catalogue": (catalogue, "/avatar/get_avatars"),
-                "manager": (manager, "/health"),
-                "model": (Upstream.at("model", settings.llm_url), "/health"),
-                "retrieval": (Upstream.at("retrieval", settings.rag_url), "/health"),
-            },
-            {
-                "loop": loop_check(watching.lag),
-                "places": places_check(client, forwarder),
-                "files": files_check(settings.files_dir),
-            },
-            link=shared.link,
-        ),
+        readiness=_readiness(settings, store, forwarder, (catalogue, manager), watching, shared),
         watching=watching,
         chats=chats,
         answering=_answering(settings, forwarder, chats, instances),
     )
+
+
+def _readiness(
+    settings: Settings,
+    store: Database,
+    forwarder: Forwarder,
+    avatars: tuple[Upstream, Upstream],
+    watching: Watching,
+    shared: Shared,
+) -> Readiness:
+    catalogue, manager = avatars
+    upstreams = {
+        "catalogue": (catalogue, "/avatar/get_avatars"),
+        "manager": (manager, "/health"),
+        "model": (Upstream.at("model", settings.llm_url), "/health"),
+        "retrieval": (Upstream.at("retrieval", settings.rag_url), "/health"),
+    }
+    checks = {
+        "loop": loop_check(watching.lag),
+        "places": places_check(forwarder),
+        "files": files_check(settings.files_dir),
+    }
+    return Readiness(store, forwarder, upstreams, checks, link=shared.link)
 
 
 def _answering(settings: Settings, forwarder: Forwarder, chats: Chats, instances: Instances) -> Answering:

@@ -232,6 +232,11 @@ class Forwarder:
         for origin in upstream.origins:
             self._breakers.readmit(origin)
 
+    @property
+    def full(self) -> bool:
+        """Whether every place of the pool is taken."""
+        return self._client.slots.free <= 0
+
     def loads(self) -> dict[str, Load]:
         """Return what every upstream called so far is doing, by name."""
         loads: dict[str, Load] = {}

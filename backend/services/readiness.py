@@ -13,7 +13,6 @@ from sqlalchemy.orm import Session
 from backend.errors import GatewayError
 from backend.services.database import Database
 from backend.services.forwarding import Forwarder, Upstream
-from backend.services.http_client import HttpClient
 from backend.services.loop_lag import LoopLag
 from backend.services.policies import Freshness, Timeouts
 from backend.services.redis_link import RedisLink
@@ -146,9 +145,9 @@ def loop_check(lag: LoopLag) -> Check:
     return check
 
 
-def places_check(client: HttpClient, forwarder: Forwarder) -> Check:
+def places_check(forwarder: Forwarder) -> Check:
     async def check() -> str:
-        if client.slots.free <= 0:
+        if forwarder.full:
             return "all taken"
         waited_for = sorted(name for name, load in forwarder.loads().items() if load.waiting)
         return f"calls wait for {', '.join(waited_for)}" if waited_for else "ok"

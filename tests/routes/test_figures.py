@@ -204,7 +204,7 @@ async def test_bytes_are_counted_both_ways(tmp_path: Path) -> None:
     async with gateway_before(echo_length, tmp_path) as (served, _):
         for size in (0, 10, 200_000):
             await served.http.post("/m/up", content=b"x" * size)
-        counted = served.gateway.figures.taken().whole
+        counted = served.gateway.watching.figures.taken().whole
         assert counted.received == 200_010
         assert counted.sent >= 3 * 5000
 
@@ -347,7 +347,7 @@ async def test_switched_off_nothing_is_counted_and_nothing_told(settings: Callab
             gone = await served.http.get(path)
             refused(gone, 404)
             hidden(gone)
-        assert served.gateway.figures.taken().whole.requests == 0
+        assert served.gateway.watching.figures.taken().whole.requests == 0
 
 
 @pytest.mark.asyncio

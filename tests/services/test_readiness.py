@@ -189,7 +189,7 @@ async def test_a_loop_that_is_late_is_told() -> None:
 async def test_full_places_are_told_by_whom_calls_wait_for() -> None:
     async with Peer(script) as peer, client_of("direct", upstream_max_connections=1) as client:
         forwarder = Forwarder(client)
-        check = places_check(client, forwarder)
+        check = places_check(forwarder)
         assert await check() == "ok"
         upstream = Upstream.at("model", peer.url)
         timeouts = Timeouts(first_byte=20)
