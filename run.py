@@ -19,7 +19,9 @@ from backend.request_body import Receive, Scope
 @cache
 def _application() -> Application:
     """Build the gateway when a server or a tool first asks for it: importing this file opens nothing."""
-    application = create_app(load())
+    settings = load()
+    server.log_to_terminal(settings)
+    application = create_app(settings)
     server.calm_collector()
     return application
 

@@ -1,1 +1,3 @@
 """Asynchronous gateway in front of avatar services."""
+
+VERSION = "0.1.0"

@@ -12,12 +12,14 @@ from backend.asgi import Bridge, GatewayFlask
 from backend.config import Settings
 from backend.context import EXTENSION, Gateway
 from backend.cors import Cors
+from backend.observer import Observer
 from backend.request_log import RequestLog
 from backend.routes import docs, mounts
 from backend.routes.admin import admin
 from backend.routes.auth import auth
 from backend.routes.avatar import avatar
 from backend.routes.chat import chat
+from backend.routes.figures import figures
 from backend.routes.files import files
 from backend.routes.health import health
 from backend.routes.pictures import pictures as picture_routes
@@ -49,7 +51,7 @@ from backend.services.passwords import Passwords
 from backend.services.pictures import Pictures
 from backend.services.profiles import Profiles
 from backend.services.rate_limits import RateLimits
-from backend.services.readiness import Readiness
+from backend.services.readiness import Readiness, files_check, loop_check, places_check
 from backend.services.redis_link import RedisLink, linked
 from backend.services.retrieval import Retrieval
 from backend.services.signalling import Signalling
@@ -57,6 +59,7 @@ from backend.services.signing_key import load_key
 from backend.services.threads import Threads
 from backend.services.tokens import Tokens
 from backend.services.verification import Verification
+from backend.services.watching import Watching
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ def create_app(settings: Settings) -> Application:
     shared = Shared.of(settings, key)
     gateway = _gateway(flask, settings, key, shared)
     flask.extensions[EXTENSION] = gateway
-    for blueprint in (admin, auth, avatar, chat, files, health, picture_routes, user, webrtc):
+    for blueprint in (admin, auth, avatar, chat, figures, files, health, picture_routes, user, webrtc):
         flask.register_blueprint(blueprint)
     docs.register(flask, openapi.document(flask.url_map.iter_rules(), flask.view_functions))
     mounts.register(flask, settings.gateway_mounts)
@@ -86,7 +89,10 @@ def create_app(settings: Settings) -> Application:
     cli.register(flask)
     doctor.register(flask)
     life = _lifespan(flask, gateway, shared, threads)
-    bridge = Bridge(flask, life, threads=threads, observer=RequestLog(settings.slow_request_seconds))
+    counted = gateway.watching.figures if settings.gateway_figures else None
+    observer = Observer(RequestLog(settings.slow_request_seconds), counted)
+    bridge = Bridge(flask, life, threads=threads, observer=observer, timed=settings.gateway_figures)
+    gateway.watching.face.bridge = bridge
     return Application(flask, bridge)
 
 
@@ -132,6 +138,7 @@ def _gateway(flask: Flask, settings: Settings, key: str, shared: Shared) -> Gate
     pictures = Pictures(store, profiles, settings.files_dir / "avatars")
     administration = Administration(store, passwords, tokens, instances, pictures)
     chats = Chats(store)
+    watching = Watching.of(settings, client, forwarder)
     return Gateway(
         settings=settings,
         database=store,
@@ -160,15 +167,34 @@ def _gateway(flask: Flask, settings: Settings, key: str, shared: Shared) -> Gate
         administration=administration,
         audit=Audit(store),
         language_models=LanguageModels(forwarder, Upstream.at("model", settings.llm_url)),
-        readiness=Readiness(
-            store,
-            forwarder,
-            {"catalogue": (catalogue, "/avatar/get_avatars"), "manager": (manager, "/health")},
-            link=shared.link,
-        ),
+        readiness=_readiness(settings, store, forwarder, (catalogue, manager), watching, shared),
+        watching=watching,
         chats=chats,
         answering=_answering(settings, forwarder, chats, instances),
     )
+
+
+def _readiness(
+    settings: Settings,
+    store: Database,
+    forwarder: Forwarder,
+    avatars: tuple[Upstream, Upstream],
+    watching: Watching,
+    shared: Shared,
+) -> Readiness:
+    catalogue, manager = avatars
+    upstreams = {
+        "catalogue": (catalogue, "/avatar/get_avatars"),
+        "manager": (manager, "/health"),
+        "model": (Upstream.at("model", settings.llm_url), "/health"),
+        "retrieval": (Upstream.at("retrieval", settings.rag_url), "/health"),
+    }
+    checks = {
+        "loop": loop_check(watching.lag),
+        "places": places_check(forwarder),
+        "files": files_check(settings.files_dir),
+    }
+    return Readiness(store, forwarder, upstreams, checks, link=shared.link)
 
 
 def _answering(settings: Settings, forwarder: Forwarder, chats: Chats, instances: Instances) -> Answering:
@@ -208,6 +234,8 @@ def _lifespan(
             await gateway.pictures.start()
             stack.push_async_callback(gateway.administration.aclose)
             stack.push_async_callback(gateway.answering.aclose)
+            stack.push_async_callback(gateway.readiness.aclose)
+            await stack.enter_async_context(gateway.watching.opened())
             yield
 
     return life

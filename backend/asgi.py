@@ -20,7 +20,7 @@ from backend import switch
 from backend.exchange import CURRENT, SEND_STALL_SECONDS, Exchange, Send
 from backend.request_body import Receive, RequestBody, Scope
 from backend.responses import EXCHANGE, GatewayResponse
-from backend.routing import Matches, NoSession
+from backend.routing import ROUTE, Matches, NoSession
 from backend.services.threads import Threads
 from backend.shortcut import Shortcut, direct
 from backend.wsgi import BackgroundLoop, Life
@@ -64,10 +64,21 @@ class GatewayFlask(Flask):
 class Bridge:
     """Runs a Flask application as an ASGI one: lifespan, streaming both ways, cancellation, no mixing."""
 
-    def __init__(self, flask: GatewayFlask, life: Life, *, threads: Threads, observer: Observer) -> None:
+    def __init__(
+        self,
+        flask: GatewayFlask,
+        life: Life,
+        *,
+        threads: Threads,
+        observer: Observer,
+        timed: bool = False,
+    ) -> None:
         self._flask = flask
         self._life = life
         self._observer = observer
+        # Whether answers tell in Server-Timing where their time went.
+        self._timed = timed
+        self.in_flight = 0
         # Whether answers get their Date and Server here: True behind a server that was told to add none.
         self.signs = False
         self.stall_seconds = SEND_STALL_SECONDS
@@ -92,8 +103,15 @@ class Bridge:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = Exchange(
-            self._flask, scope, receive, send, signs=self.signs, stall_seconds=self.stall_seconds
+            self._flask,
+            scope,
+            receive,
+            send,
+            signs=self.signs,
+            timed=self._timed,
+            stall_seconds=self.stall_seconds,
         )
+        self.in_flight += 1
         CURRENT.set(exchange)
         try:
             await exchange.respond(await self._response(exchange))
@@ -101,6 +119,7 @@ class Bridge:
             if not exchange.client_gone:
                 raise  # the server stops
         finally:
+            self.in_flight -= 1
             await exchange.release()
             exchange.finish()
             if self.answers_leavers and exchange.client_gone and exchange.status is None:
@@ -113,7 +132,7 @@ class Bridge:
     async def _response(self, exchange: Exchange) -> GatewayResponse:
         """Let the application answer: by the short way where there is one, else by Flask's own dispatch."""
         work: Callable[..., Any] = self._flask.wsgi_app
-        view = self._shortcut.view_for(exchange.scope)
+        view = self._shortcut.view_for(exchange)
         if view is not None:
             try:
                 response = await self._shortcut.answer(view)
@@ -125,7 +144,10 @@ class Bridge:
                 except Exception as error:
                     work = functools.partial(self._failed, error)
         environ = environ_of(exchange.scope, exchange)
-        return _as_response(await switch.run(work, environ, _taken_from_the_response))
+        try:
+            return _as_response(await switch.run(work, environ, _taken_from_the_response))
+        finally:
+            exchange.trail.route = environ.get(ROUTE, exchange.trail.route)
 
     def _handled(self, error: Exception, environ: dict[str, Any], _: object) -> Any:
         """Let Flask's error handlers answer for what came up on the short way."""

@@ -34,6 +34,7 @@ from backend.forms import (
     check_pair,
     check_sender,
     redis_url,
+    secrets_of,
 )
 
 PREFIX = "GATEWAY_"
@@ -153,7 +154,16 @@ class Settings(BaseModel):
     )
     gateway_mail_from: str = Field("avatar-gateway@localhost", description="Sender of verification mail.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level logged.")
-    slow_request_seconds: Seconds = Field(1.0, description="A request this slow is logged.")
+    slow_request_seconds: Seconds = Field(1.0, description="What takes so long is a warning in the log.")
+    gateway_log_format: Literal["text", "json"] = Field(
+        "text", description="Form of log lines: text for people, or one JSON object a line."
+    )
+    gateway_figures: bool = Field(True, description="Count requests, and tell of times in Server-Timing.")
+    gateway_run_dir: Path | None = Field(
+        None,
+        description="Folder where workers tell each other their figures; unset: `run.py` makes one, and "
+        "removes it. Totals in a folder of your own outlive a restart.",
+    )
 
     gateway_view_threads: int = Field(
         16, ge=1, le=512, description="Threads for plain `def` views and database work, each pool."
@@ -294,6 +304,11 @@ class Settings(BaseModel):
         """Return the HTTP version for an upstream's address, the path of which does not matter."""
         chosen = {address(known): version for known, version in self._chosen_versions()}
         return chosen.get(address(url), self.upstream_http_version)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must never be written anywhere: keys, and the passwords inside of URLs."""
+        return secrets_of(dict(self).values())
 
     @property
     def files_dir(self) -> Path:

@@ -42,6 +42,7 @@ from backend.services.speech import Models
 from backend.services.streams import ByteStream, LimitedStream, check_length, in_time, read_whole
 from backend.services.tokens import Principal, Tokens
 from backend.services.verification import Verification
+from backend.services.watching import Watching
 from backend.wsgi import WsgiBody, raw_headers, raw_target
 
 M = TypeVar("M", bound=BaseModel)
@@ -81,6 +82,7 @@ class Gateway:
     language_models: LanguageModels
     chats: Chats
     answering: Answering
+    watching: Watching
 
 
 def gateway() -> Gateway:
@@ -105,7 +107,8 @@ def inbound() -> Inbound:
 def _of_exchange(exchange: Exchange) -> Inbound:
     scope = exchange.scope
     headers = scope["headers"]
-    exchange.request_id = request_id_or_none(first(headers, b"x-request-id")) or _new_request_id()
+    request_id = request_id_or_none(first(headers, b"x-request-id")) or _new_request_id()
+    exchange.trail.request_id = request_id
     return Inbound(
         method=scope["method"],
         path=scope["raw_path"],
@@ -117,7 +120,7 @@ def _of_exchange(exchange: Exchange) -> Inbound:
             scheme=scope.get("scheme", "http"),
             host=first(headers, b"host") or b"",
             http_version=scope["http_version"],
-            request_id=exchange.request_id,
+            request_id=request_id,
         ),
     )
 

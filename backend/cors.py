@@ -11,7 +11,7 @@ METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _HEADER_NAMES = re.compile(rb"[A-Za-z0-9-]{1,64}(?:\s*,\s*[A-Za-z0-9-]{1,64}){0,31}")
 # Chromium keeps a preflight's answer for two hours at most.
 MAX_AGE_SECONDS = b"7200"
-EXPOSED = b"X-Request-ID, Retry-After, Warning, X-Upstream-Attempts"
+EXPOSED = b"X-Request-ID, Retry-After, Warning, X-Upstream-Attempts, Server-Timing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,7 @@ class Cors:
         return [
             (b"access-control-allow-origin", origin),
             (b"access-control-expose-headers", EXPOSED),
+            (b"timing-allow-origin", origin),
             (b"vary", b"Origin"),
         ]
 

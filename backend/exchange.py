@@ -19,6 +19,7 @@ from backend.responses import GatewayResponse, StreamedResponse
 from backend.services.deadline import Deadline
 from backend.services.forwarding import Inbound
 from backend.services.headers import PSEUDONYM, Pair, content_length, first
+from backend.services.trail import TRAIL, Trail
 
 Send = Callable[[Message], Awaitable[None]]
 
@@ -54,21 +55,25 @@ class Exchange:
         send: Send,
         *,
         signs: bool = False,
+        timed: bool = False,
         stall_seconds: float = SEND_STALL_SECONDS,
     ) -> None:
         self.flask = flask
         self.scope = scope
         self._signs = signs
+        self._timed = timed
         self._stall_seconds = stall_seconds
         self._send = send
         self.body = RequestBody(scope, receive, self._client_left)
         self.client_gone = False
         self.complete = False
         self.status: int | None = None
-        self.request_id = "-"
-        self.broken: Exception | None = None
+        self.broken: GatewayError | None = None
+        self.trouble: type[GatewayError] | None = None
+        self.sent_bytes = 0
         self.inbound: Inbound | None = None
-        self.began = time.perf_counter()
+        self.trail = Trail()
+        TRAIL.set(self.trail)
         self._task = asyncio.current_task()
         self._deadline: Deadline | None = None
         self._context: Context | None = None
@@ -85,7 +90,7 @@ class Exchange:
 
     @property
     def seconds(self) -> float:
-        return time.perf_counter() - self.began
+        return time.perf_counter() - self.trail.began
 
     def finish(self) -> None:
         if self.body.gone and not self.complete:
@@ -120,6 +125,7 @@ class Exchange:
                 return
             headers = response.raw_headers()
             self.status = response.status_code
+            self.trouble = response.trouble
             await self._start(self.status, headers)
             if self.scope["method"] == "HEAD" or self.status in _NO_BODY:
                 await self._finish_with(b"")
@@ -141,6 +147,10 @@ class Exchange:
                 await self._close(response)
 
     async def _start(self, status: int, headers: list[Pair]) -> None:
+        self.trail.answered()
+        if self._timed:
+            # A line of its own: an upstream's stay what they are.
+            headers = [*headers, (b"server-timing", self.trail.timing())]
         if self._signs:
             headers = [*headers, (b"server", PSEUDONYM)]
             if first(headers, b"date") is None:
@@ -149,12 +159,14 @@ class Exchange:
 
     async def _finish_with(self, chunk: bytes) -> None:
         self.complete = True
+        self.sent_bytes += len(chunk)
         await self._send({"type": "http.response.body", "body": chunk, "more_body": False})
 
     async def _stream(self, response: StreamedResponse, length: int | None) -> None:
         sent = 0
         while chunk := await self._read(response, first=not sent):
             sent += len(chunk)
+            self.sent_bytes = sent
             self.complete = sent == length
             message = {"type": "http.response.body", "body": chunk, "more_body": sent != length}
             if sent == length:
@@ -186,6 +198,7 @@ class Exchange:
             content = b"".join(response.iter_encoded())
             if self._body_is_unread():
                 self.complete = True
+                self.sent_bytes = len(content)
                 await self._send({"type": "http.response.body", "body": content, "more_body": True})
                 await self._linger()
                 content = b""
@@ -196,6 +209,7 @@ class Exchange:
         self._context = copy_context()
         chunks = iter(response.iter_encoded())
         while (chunk := await _in_thread(self._context, lambda: next(chunks, None))) is not None:
+            self.sent_bytes += len(chunk)
             await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
         await self._finish_with(b"")
 

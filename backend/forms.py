@@ -2,11 +2,12 @@
 
 import re
 import ssl
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, SecretStr
 
 HttpVersion = Literal["auto", "1.1", "2"]
 
@@ -146,3 +147,10 @@ HttpVersions = Annotated[tuple[tuple[str, HttpVersion], ...], BeforeValidator(_h
 RateLimit = Annotated[str, BeforeValidator(_rate_limit)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+
+
+def secrets_of(values: Iterable[object]) -> tuple[str, ...]:
+    """Return what must never be written anywhere: keys, and the passwords inside of URLs."""
+    texts = [value.get_secret_value() for value in values if isinstance(value, SecretStr)]
+    secrets = [urlsplit(text).password if "://" in text else text for text in texts]
+    return tuple(text for text in secrets if text)

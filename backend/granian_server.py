@@ -22,7 +22,7 @@ from backend.server import (
     calm_collector,
     log_to_terminal,
 )
-from backend.supervisor import Supervisor, follow, leave
+from backend.supervisor import Supervisor, follow, leave, shared_folder
 
 # Granian reads the head and the first of the body into one buffer.
 READ_BUFFER_BYTES = 256 * 1024
@@ -52,7 +52,9 @@ class _OneWorker(Granian):  # type: ignore[misc, valid-type]  # Granian chooses 
 def serve(settings: Settings, sock: socket.socket) -> NoReturn:
     """Serve on Granian until a signal says stop; ends the process."""
     allow_open_files()
-    leave(Supervisor(settings, sock, _work, closing_seconds=CLOSING_SECONDS).run())
+    with shared_folder(settings) as shared:
+        code = Supervisor(shared, sock, _work, closing_seconds=CLOSING_SECONDS).run()
+    leave(code)
 
 
 def _work(settings: Settings, sock: socket.socket, pulse: Connection) -> None:

@@ -72,6 +72,7 @@ def draw(error: Exception) -> GatewayResponse:
         },
         shown.status,
     )
+    response.trouble = type(shown)
     if shown.retry_after_seconds is not None:
         response.put(b"retry-after", str(shown.retry_after_seconds).encode("ascii"))
     if isinstance(error, BadFraming):
@@ -100,5 +101,5 @@ def _meaning(error: Exception) -> GatewayError:
         return error
     if isinstance(error, HTTPException):
         return _BY_STATUS.get(error.code or 500, InternalError)()
-    log.error("a view failed, request %s", inbound().origin.request_id, exc_info=error)
+    log.error("a view failed", exc_info=error)
     return InternalError()

@@ -32,7 +32,7 @@ class RequestBody:
         self._scope = scope
         self._receive = receive
         self._on_gone = on_gone
-        self._count = 0
+        self.count = 0
         self._departure: asyncio.Future[Message] | None = None
         self._ahead: deque[bytes] = deque()
         self._ahead_bytes = 0
@@ -102,7 +102,7 @@ class RequestBody:
             if chunk := message.get("body", b""):
                 self._ahead.append(chunk)
                 self._ahead_bytes += len(chunk)
-                self._count += len(chunk)
+                self.count += len(chunk)
             if not message.get("more_body", False):
                 self.gone = await self._cut_off(chunk)
                 self.ended = not self.gone
@@ -115,7 +115,7 @@ class RequestBody:
         chunked = scope["http_version"].startswith("1") and first(headers, b"transfer-encoding") is not None
         length = None if chunked else content_length(headers)
         if length is not None:
-            return self._count < length
+            return self.count < length
         if last or scope["http_version"].startswith("1") or scope["method"] in _BODILESS_METHODS:
             return False
         self._departure = asyncio.ensure_future(self._receive())

@@ -7,6 +7,7 @@ from flask import Response, current_app
 from werkzeug.datastructures import Headers
 from werkzeug.http import HTTP_STATUS_CODES
 
+from backend.errors import GatewayError
 from backend.services.forwarding import Forwarded
 from backend.services.headers import Pair
 from backend.services.streams import ByteStream
@@ -17,7 +18,12 @@ EXCHANGE = "gateway.exchange"
 
 
 class GatewayResponse(Response):
-    """Flask's response, handed over as it is when the bridge serves it."""
+    """Flask's response, handed over as it is when the bridge serves it.
+
+    `trouble` is the error that it tells of.
+    """
+
+    trouble: type[GatewayError] | None = None
 
     def __call__(self, environ: Any, start_response: Any) -> Any:
         if EXCHANGE in environ:

@@ -19,6 +19,9 @@ from werkzeug.routing import Map, MapAdapter, Rule
 
 from backend.services.recent import Recent
 
+# Where a request's environment holds the template of its route, once it is known.
+ROUTE = "gateway.route"
+
 # Paths of a mount are without number: enough for the ones that are asked for again and again.
 MATCHES = 1024
 # A longer path is matched each time: what is kept stays small.
@@ -65,6 +68,7 @@ class Adapter(MapAdapter):
             default_method=request.method,
         )
         self._matches = matches
+        self._environ = request.environ
 
     def match(  # type: ignore[override]  # three overloads in one
         self, path_info: str | None = None, method: str | None = None, **how: Any
@@ -72,6 +76,7 @@ class Adapter(MapAdapter):
         if path_info is not None or method is not None or how != {"return_rule": True}:
             return super().match(path_info, method, **how)
         rule, arguments = self._matches.of(self, self.default_method, self.path_info)
+        self._environ[ROUTE] = rule.rule
         return rule, dict(arguments)
 
     def found(self) -> Match:

@@ -18,8 +18,8 @@ from backend import http2
 from backend.app import create_app
 from backend.clients.server import serve as serve_clients
 from backend.config import Settings
-from backend.services import sockets
-from backend.supervisor import StopSignals, Supervisor, follow, leave
+from backend.services import logs, sockets
+from backend.supervisor import StopSignals, Supervisor, follow, leave, shared_folder
 
 log = logging.getLogger("gateway.server")
 
@@ -45,7 +45,6 @@ OPEN_FILES = 65_536
 YOUNG_OBJECTS = 50_000
 # Looks at the young between two at those that survived: a thousand calls in flight hold some 300,000 objects.
 YOUNG_LOOKS = 80
-LOG_FORMAT = "%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"
 
 
 class StartError(Exception):
@@ -53,10 +52,8 @@ class StartError(Exception):
 
 
 def log_to_terminal(settings: Settings) -> None:
-    """Log to standard error; libraries that would tell of every call or start only tell of trouble."""
-    logging.basicConfig(level=settings.log_level, format=LOG_FORMAT)
-    for chatty in ("httpx", "alembic", "hypercorn.error"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    """Log to standard error, by a thread of its own."""
+    logs.install(settings.log_level, settings.gateway_log_format, settings.secrets)
 
 
 def listen(settings: Settings) -> socket.socket:
@@ -90,7 +87,9 @@ def serve(settings: Settings, sock: socket.socket) -> NoReturn:
     allow_open_files()
     if settings.workers == 1:
         leave(_serve_here(settings, sock))
-    leave(Supervisor(settings, sock, _work, closing_seconds=CLOSING_SECONDS).run())
+    with shared_folder(settings) as shared:
+        code = Supervisor(shared, sock, _work, closing_seconds=CLOSING_SECONDS).run()
+    leave(code)
 
 
 def calm_collector() -> None:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from flask import Flask, signals
 
-from backend.request_body import Scope
+from backend.exchange import Exchange
 from backend.responses import GatewayResponse
 from backend.routing import Matches
 
@@ -51,8 +51,9 @@ class Shortcut:
         self._before: tuple[Callable[[], GatewayResponse | None], ...] = ()
         self._after: tuple[Callable[[GatewayResponse], GatewayResponse], ...] = ()
 
-    def view_for(self, scope: Scope) -> Callable[[], Awaitable[GatewayResponse]] | None:
+    def view_for(self, exchange: Exchange) -> Callable[[], Awaitable[GatewayResponse]] | None:
         """Return what answers this request, its arguments bound, or None when it goes the long way."""
+        scope = exchange.scope
         path: str = scope["path"]
         if scope["method"] == "OPTIONS" or scope.get("root_path") or not path.isascii():
             return None
@@ -67,6 +68,7 @@ class Shortcut:
         view: Callable[..., Any] = self._flask.view_functions[rule.endpoint]
         if not getattr(view, "direct", False) or any(signal.receivers for signal in SIGNALS):
             return None
+        exchange.trail.route = rule.rule
         return (lambda: view(**arguments)) if arguments else view
 
     async def answer(self, view: Callable[[], Awaitable[GatewayResponse]]) -> GatewayResponse:

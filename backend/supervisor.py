@@ -6,15 +6,18 @@ import logging
 import math
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import NoReturn
 
 from backend.config import Settings
@@ -27,6 +30,8 @@ MOST_FAILED_STARTS = 5
 # Looks in which nothing was heard from a worker before it counts as hanging. Looks are counted, not time:
 # a machine or a terminal that was suspended says nothing about its workers.
 SILENT_LOOKS = 6
+# Name of a run's folder among the temporary files, before the process that made it.
+FOLDER = "avatar-gateway-"
 # What comes from the keyboard or a closed terminal reaches every process of the group; workers leave it
 # to their supervisor, or each Ctrl-C would be two signals, and the second one ends at once.
 OF_THE_TERMINAL = {signal.SIGINT, signal.SIGHUP}
@@ -34,6 +39,40 @@ STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 Work = Callable[[Settings, socket.socket, Connection], None]
 """Runs a worker process: its settings, the listening socket, and where it tells that it is alive."""
+
+
+@contextlib.contextmanager
+def shared_folder(settings: Settings) -> Iterator[Settings]:
+    """Give the workers a private folder for their figures while the block lasts, unless they have one."""
+    if settings.gateway_run_dir is not None or not settings.gateway_figures:
+        yield settings
+        return
+    sweep(Path(tempfile.gettempdir()))
+    try:
+        folder = tempfile.TemporaryDirectory(prefix=f"{FOLDER}{os.getpid()}-", ignore_cleanup_errors=True)
+    except OSError as error:
+        log.warning("workers cannot share their figures: %s", error.strerror)
+        yield settings
+        return
+    with folder as path:
+        yield settings.model_copy(update={"gateway_run_dir": Path(path)})
+
+
+def sweep(place: Path) -> None:
+    """Remove the folders of supervisors that were killed and could not do it themselves."""
+    for folder in place.glob(f"{FOLDER}*"):
+        number = folder.name.removeprefix(FOLDER).partition("-")[0]
+        with contextlib.suppress(OSError, ValueError, OverflowError):
+            if folder.lstat().st_uid == os.geteuid() and not _exists(int(number)):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _exists(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def leave(code: int) -> NoReturn:

@@ -31,12 +31,14 @@ ALLOWED: dict[str, set[str]] = {
         "context",
         "cors",
         "hooks",
+        "observer",
         "openapi",
         "request_log",
         "routes",
         "services",
     },
-    "request_log": {"exchange"},
+    "observer": {"errors", "exchange", "request_log", "services"},
+    "request_log": {"exchange", "services"},
     "cli": {"errors", "models", "services"},
     "hooks": {"shortcut", "context", "cors", "errors", "responses", "services"},
     "routes": {
@@ -55,12 +57,12 @@ ALLOWED: dict[str, set[str]] = {
     "openapi": {"errors", "operations", "schemas"},
     "schemas": {"schemas", "models"},
     "asgi": {"exchange", "request_body", "responses", "routing", "services", "shortcut", "switch", "wsgi"},
-    "shortcut": {"request_body", "responses", "routing"},
+    "shortcut": {"exchange", "responses", "routing"},
     "routing": {"services"},
     "exchange": {"errors", "patrol", "request_body", "responses", "services"},
     "patrol": set(),
     "request_body": {"errors", "services"},
-    "responses": {"services", "wsgi"},
+    "responses": {"errors", "services", "wsgi"},
     "wsgi": {"services"},
     "cors": {"services"},
     "switch": set(),
@@ -86,7 +88,7 @@ OF_THE_BRIDGE = {
     "switch",
     "wsgi",
 }
-KNOWN_TO_THE_BRIDGE = {"deadline", "forwarding", "headers", "recent", "streams", "threads"}
+KNOWN_TO_THE_BRIDGE = {"deadline", "forwarding", "headers", "recent", "streams", "threads", "trail"}
 
 # Third-party library -> the only modules that may import it.
 OWNERS = {
@@ -101,6 +103,8 @@ OWNERS = {
     "jwt": {"services.claims"},
     "redis": {"services.redis_link"},
     "limits": {"services.rate_limits"},
+    "ddsketch": {"services.sketches"},
+    "prometheus_client": {"services.metrics"},
     "argon2": {"services.passwords"},
     "aiosmtplib": {"services.mail"},
     "pydantic": {"config", "forms", "doctor", "context", "openapi", "operations", "schemas"},

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from benchmarks import bad_peers, machine, report, watch
 from benchmarks.bad_peers import KINDS, NAMED, Visitor
+from benchmarks.calls import Told
 from benchmarks.cases import CASES, GROUPS, Compare, Results, chosen, plan
 from benchmarks.chats import options as chats_options
 from benchmarks.concurrency import Step
@@ -26,6 +27,7 @@ from benchmarks.figures import Spread, at_most, differences, percentile, ratios,
 from benchmarks.leavers import Left
 from benchmarks.measures import Kind, Measure
 from benchmarks.processes import Failure, environment, running
+from benchmarks.seeing import Cost, timed
 from benchmarks.soak import Soaked, State
 from benchmarks.stream import head, parsed
 from benchmarks.subjects import AIOHTTP, DIRECT, GRANIAN, SUBJECTS
@@ -463,3 +465,25 @@ def test_uploads_at_once_are_measured_and_reported(tmp_path: Path) -> None:
 def test_uploads_that_cost_too_much_fall_short() -> None:
     assert Uploaded("granian", 21, 500, 2.0, 100.0, 131.9, 400).verdict == "ok"
     assert Uploaded("granian", 21, 500, 2.0, 100.0, 132.0, 400).verdict == "short"
+
+
+def answer_head(gateway: float, wait: float, upstream: float) -> bytes:
+    timing = f"gateway;dur={gateway:.2f}, wait;dur={wait:.2f}, upstream;dur={upstream:.2f}"
+    return f"HTTP/1.1 200 \r\nserver-timing: db;dur=7\r\nserver-timing: {timing}".encode()
+
+
+def test_times_that_answers_tell_are_set_beside_those_outside() -> None:
+    calls = [Told(0.0, 0.06, 200, answer_head(1, 2, 51)) for _ in range(5)]
+    said = timed(calls)
+    assert (said.seen, said.gateway, said.wait, said.upstream) == (60, 1, 2, 51)
+    assert said.difference == pytest.approx(10)
+    with pytest.raises(ValueError, match="does not tell"):
+        timed([Told(0.0, 0.06, 200, b"HTTP/1.1 200 ")])
+
+
+def test_what_seeing_costs_is_compared_round_by_round() -> None:
+    on = [Measure(950, 950, 1.0), Measure(475, 475, 0.5)]
+    off = [Measure(1000, 1000, 1.0), Measure(500, 500, 0.5)]
+    cost = Cost("hypercorn", on, off)
+    assert cost.by_rate.middle == cost.by_core_time.middle == pytest.approx(5)
+    assert cost.microseconds == pytest.approx(1e6 / 950 - 1e6 / 1000)

@@ -1,6 +1,5 @@
 import asyncio
 import logging
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -201,7 +200,7 @@ async def test_a_client_that_leaves_is_logged_as_499_and_not_as_an_error(tmp_pat
         writer.write(b"GET /m/held HTTP/1.1\r\nHost: x\r\n\r\n")
         await until(lambda: len(peer.heads) == 1)
         writer.close()
-        await until(lambda: any("499 GET /m/held" in r.getMessage() for r in caplog.records))
+        await until(lambda: any("499 GET /m/<anything:rest>" in r.getMessage() for r in caplog.records))
         await until(lambda: served.gateway.client.slots.in_use == 0)
     assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == []
 
@@ -214,9 +213,9 @@ async def test_upstream_trouble_is_logged_in_one_line_each(tmp_path: Path, caplo
             await served.http.get("/m/broken")
     lines = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
     assert len(lines) == 2
-    assert lines[0].startswith("502 GET /m/reset")
-    assert lines[1].startswith("broken off (The avatar service broke the connection.) GET /m/broken")
-    assert all(re.search(r"request [0-9a-f]{32}$", line) for line in lines)
+    assert lines[0].startswith("502 GET /m/<anything:rest> after ")
+    assert lines[0].endswith(", upstream_broken by upstream, upstream mount /m")
+    assert lines[1].startswith("broken off (The avatar service broke the connection.) GET /m/<anything:rest>")
 
 
 @pytest.mark.asyncio

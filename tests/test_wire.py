@@ -205,11 +205,12 @@ async def test_silent_client_is_announced_by_the_gateway_and_nothing_else(wire: 
     }
 
 
-async def test_gateway_adds_only_its_request_id_and_name_to_the_answer(wire: Wire) -> None:
+async def test_gateway_adds_only_its_request_id_name_and_times_to_the_answer(wire: Wire) -> None:
     wire.say(OK + b"Content-Type: a/b\r\nDate: now\r\nContent-Length: 2\r\n\r\nok")
     reply = await wire.call()
     names = [name for name, _ in reply.headers]
-    assert names == [b"content-type", b"date", b"content-length", b"x-request-id", b"server"]
+    ours = [b"x-request-id", b"server-timing", b"server"]
+    assert names == [b"content-type", b"date", b"content-length", *ours]
 
 
 async def test_what_runs_behind_is_told_to_nobody(wire: Wire) -> None:

@@ -12,6 +12,7 @@ from backend.services.forwarding import Forwarded, Forwarder, Inbound, Upstream
 from backend.services.headers import Pair, first, to_upstream
 from backend.services.names import RESERVED
 from backend.services.policies import Freshness, Timeouts
+from backend.services.trail import TRAIL, shared
 from backend.services.transports import UpstreamCall
 
 log = logging.getLogger("gateway.catalogue")
@@ -56,16 +57,17 @@ class Catalogue:
         answer in time; raises UpstreamError only when there is none.
         """
         asking = self._ask()
-        if self._kept is not None:
-            await asyncio.wait({asking}, timeout=self._stale_after_seconds)
-            if not asking.done():
+        with TRAIL.get().waiting(self._upstream.name):
+            if self._kept is not None:
+                await asyncio.wait({asking}, timeout=self._stale_after_seconds)
+                if not asking.done():
+                    return self._kept, True
+            try:
+                return await asyncio.shield(asking), False
+            except GatewayError:
+                if self._kept is None:
+                    raise
                 return self._kept, True
-        try:
-            return await asyncio.shield(asking), False
-        except GatewayError:
-            if self._kept is None:
-                raise
-            return self._kept, True
 
     async def require(self, name: str) -> str:
         """Return the name if an avatar bears it. Raises NotFound, and UpstreamBusy when that is not known."""
@@ -135,7 +137,7 @@ class Catalogue:
 
     def _ask(self) -> "asyncio.Task[Avatars]":
         if self._asking is None or self._asking.done():
-            self._asking = asyncio.get_running_loop().create_task(self._fetch())
+            self._asking = shared(self._fetch())
             self._asking.add_done_callback(_look_at_failure)
         return self._asking
 

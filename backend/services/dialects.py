@@ -17,6 +17,7 @@ from backend.errors import (
     UpstreamRejected,
 )
 from backend.services.streams import ByteStream, read_whole
+from backend.services.trail import TRAIL
 
 ANSWER_BYTES = 1 << 20
 
@@ -69,7 +70,8 @@ def _no_number(text: str) -> None:
 async def read_answer(body: ByteStream) -> bytes:
     """Read an upstream's short answer, let go of its connection. Raises UpstreamGarbage over a megabyte."""
     try:
-        return await read_whole(body, ANSWER_BYTES)
+        with TRAIL.get().waiting():
+            return await read_whole(body, ANSWER_BYTES)
     except TooLarge as exc:
         raise UpstreamGarbage from exc
     finally:

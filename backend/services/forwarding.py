@@ -37,12 +37,14 @@ from backend.services.policies import (
 )
 from backend.services.slots import Share
 from backend.services.streams import ByteStream, LimitedStream, check_length, in_time, read_whole
+from backend.services.trail import TRAIL
 from backend.services.transports import UpstreamCall
 
 # A body this small is read before the call goes out: it can then be sent again, and a client that
 # dribbles it holds no upstream place meanwhile.
 KEPT_BODY_BYTES = 64 * 1024
 MEGABYTE = 1 << 20
+MOST_PROBES = 32
 # Tells the caller that it took more than one attempt.
 ATTEMPTS = b"x-upstream-attempts"
 
@@ -137,8 +139,23 @@ class Forwarded:
 class Traffic:
     """What limits the calls to one upstream."""
 
+    name: str
+    origins: tuple[str, ...]
     budget: RetryBudget
     share: Share
+
+
+@dataclass(slots=True)
+class Load:
+    """What the calls to one upstream are doing at present: all instances of a kind are one.
+
+    `in_flight` includes answers that still arrive, `unanswered` does not; `open_breakers` counts addresses.
+    """
+
+    in_flight: int = 0
+    unanswered: int = 0
+    waiting: int = 0
+    open_breakers: int = 0
 
 
 class Forwarder:
@@ -148,6 +165,8 @@ class Forwarder:
         self._client = client
         self._traffic: dict[tuple[tuple[str, ...], int | None], Traffic] = {}
         self._breakers = Breakers()
+        # Whether a service is there is asked also while its calls wait for places.
+        self._probes = client.share(MOST_PROBES)
 
     async def forward(self, inbound: Inbound, upstream: Upstream, target: bytes, rules: Rules) -> Forwarded:
         """Send `inbound` to `target` (raw path and query) at `upstream`.
@@ -202,7 +221,7 @@ class Forwarder:
         a probe's limits are shorter than what other calls may take."""
         for left, origin in zip(range(len(upstream.origins), 0, -1), upstream.in_turn(), strict=False):
             try:
-                return await self._client.ask("GET", upstream.url(origin, path), timeouts)
+                return await self._client.ask("GET", upstream.url(origin, path), timeouts, None, self._probes)
             except UpstreamError:
                 if left == 1:
                     raise
@@ -213,14 +232,32 @@ class Forwarder:
         for origin in upstream.origins:
             self._breakers.readmit(origin)
 
+    @property
+    def full(self) -> bool:
+        """Whether every place of the pool is taken."""
+        return self._client.slots.free <= 0
+
+    def loads(self) -> dict[str, Load]:
+        """Return what every upstream called so far is doing, by name."""
+        loads: dict[str, Load] = {}
+        for traffic in self._traffic.values():
+            load = loads.setdefault(traffic.name, Load())
+            load.in_flight += traffic.share.in_flight
+            load.unanswered += traffic.share.unanswered
+            load.waiting += traffic.share.waiting
+            load.open_breakers += sum(self._breakers.is_open(origin) for origin in traffic.origins)
+        return loads
+
     def _traffic_of(self, upstream: Upstream) -> Traffic:
         key = upstream.origins, upstream.max_calls
         traffic = self._traffic.get(key)
         if traffic is None:
-            traffic = self._traffic[key] = Traffic(RetryBudget(), self._client.share(upstream.max_calls))
+            share = self._client.share(upstream.max_calls)
+            traffic = self._traffic[key] = Traffic(upstream.name, upstream.origins, RetryBudget(), share)
         return traffic
 
     async def _attempts(self, upstream: Upstream, work: "Work[T]") -> tuple[T, int]:
+        TRAIL.get().upstream_name = upstream.name
         work.budget.earn()
         work.turns = upstream.in_turn()
         origin = self._admitted(upstream, work.turns)

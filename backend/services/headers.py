@@ -49,7 +49,7 @@ _OWNED_BY_GATEWAY = frozenset(
 _NOT_SENT = HOP_BY_HOP | _OWNED_BY_GATEWAY
 
 # The gateway answers for CORS itself, and tells nobody what runs behind it.
-_NOT_RELAYED = HOP_BY_HOP | {b"server", b"x-powered-by", b"x-request-id", b"via"}
+_NOT_RELAYED = HOP_BY_HOP | {b"server", b"x-powered-by", b"x-request-id", b"via", b"timing-allow-origin"}
 _CORS = b"access-control-"
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")

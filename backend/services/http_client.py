@@ -5,9 +5,10 @@
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from time import perf_counter
 from typing import Any, TypeVar, cast
 
 import httpx
@@ -17,18 +18,16 @@ from backend.errors import (
     ClientGone,
     GatewayError,
     UploadStalled,
-    UpstreamError,
-    UpstreamFirstByteTimeout,
     UpstreamGarbage,
-    UpstreamIdleTimeout,
-    UpstreamTotalTimeout,
 )
+from backend.services.call_limits import Limits
 from backend.services.deadline import Deadline
 from backend.services.direct_transport import DirectTransport
 from backend.services.headers import HOP_BY_HOP, PSEUDONYM, Pair, content_length
 from backend.services.policies import Timeouts
 from backend.services.slots import Share, Slots
 from backend.services.streams import ByteStream, unpacked
+from backend.services.trail import TRAIL
 from backend.services.transports import (
     HttpxTransport,
     Opened,
@@ -108,7 +107,13 @@ class HttpClient:
         """
         assert self._transport is not None, "the client is not open"  # noqa: S101 - a programming error
         share = share or self._unshared
-        await share.acquire()
+        trail = TRAIL.get()
+        asked = perf_counter()
+        try:
+            await share.acquire()
+        finally:
+            placed = perf_counter()
+            trail.wait += placed - asked
         limits = Limits(call.timeouts)
         whole = call.body is None or isinstance(call.body, bytes)
         upload = None if whole else Upload(cast(ByteStream, call.body), limits)
@@ -125,6 +130,8 @@ class HttpClient:
             limits.close()
             share.release(answered=upload is not None)
             raise
+        finally:
+            trail.upstream += perf_counter() - placed
         if upload is None:
             share.answered()
         return UpstreamResponse(opened, limits, share, upload)
@@ -145,10 +152,11 @@ class HttpClient:
                 # Nothing packed was asked for, and httpx would unpack it however large it becomes.
                 packing = response.headers.get("content-encoding", "identity")
                 plain = packing == "identity"
-                async for chunk in response.aiter_bytes() if plain else response.aiter_raw():
-                    content += chunk
-                    if len(content) > ANSWER_BYTES:
-                        raise UpstreamGarbage("The avatar service answered far more than expected.")
+                with TRAIL.get().waiting():
+                    async for chunk in response.aiter_bytes() if plain else response.aiter_raw():
+                        content += chunk
+                        if len(content) > ANSWER_BYTES:
+                            raise UpstreamGarbage("The avatar service answered far more than expected.")
             finally:
                 await response.aclose()
         whole = bytes(content) if plain else unpacked(bytes(content), packing, ANSWER_BYTES)
@@ -181,54 +189,6 @@ class Answer:
 
     async def aclose(self) -> None:
         """Nothing is held: it was read whole."""
-
-
-class Limits:
-    """The time limits of one call, from its first byte out to the last one in, on one timer."""
-
-    def __init__(self, timeouts: Timeouts) -> None:
-        self._deadline = Deadline()
-        self._first_byte = timeouts.first_byte
-        self._idle = timeouts.idle
-        self.upload_idle = timeouts.upload_idle
-        self._end = None if timeouts.total is None else self._deadline.now() + timeouts.total
-        self._answered = False
-
-    async def head(self, opening: Awaitable[Opened]) -> Opened:
-        """Wait for the answer's head. Raises UpstreamFirstByteTimeout and UpstreamTotalTimeout."""
-        opened = await self._within(opening, self._first_byte, UpstreamFirstByteTimeout)
-        self._answered = True
-        return opened
-
-    async def chunk(self, reading: Awaitable[bytes]) -> bytes:
-        """Wait for the next of the body. Raises UpstreamIdleTimeout and UpstreamTotalTimeout."""
-        return await self._within(reading, self._idle, UpstreamIdleTimeout)
-
-    def uploading(self) -> None:
-        """While the client is being waited for, the upstream's clock stands still."""
-        self._push(self.upload_idle + self._first_byte)
-
-    def uploaded(self) -> None:
-        """A part of the body went up: the wait for the first byte begins anew."""
-        self._push(self._first_byte)
-
-    def close(self) -> None:
-        self._deadline.close()
-
-    def _push(self, seconds: float) -> None:
-        if not self._answered:  # an upstream may answer before it has the whole body
-            self._deadline.push(self._nearer(seconds))
-
-    async def _within(self, awaitable: Awaitable[T], seconds: float, late: type[UpstreamError]) -> T:
-        try:
-            return await self._deadline.within(awaitable, self._nearer(seconds))
-        except TimeoutError:
-            total = self._end is not None and self._deadline.now() >= self._end
-            raise (UpstreamTotalTimeout if total else late) from None
-
-    def _nearer(self, seconds: float) -> float:
-        when = self._deadline.now() + seconds
-        return when if self._end is None or when < self._end else self._end
 
 
 class UpstreamResponse:

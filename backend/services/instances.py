@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 from weakref import WeakValueDictionary
 
-from sqlalchemy import update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from backend.errors import Conflict, GatewayError, UpstreamGarbage
@@ -17,6 +17,7 @@ from backend.services.database import Database
 from backend.services.dialects import MANAGER_BY_STATUS, json_object
 from backend.services.forwarding import Forwarder, Upstream
 from backend.services.policies import Timeouts
+from backend.services.trail import TRAIL, shared
 
 T = TypeVar("T")
 
@@ -118,6 +119,11 @@ class Instances:
         seated = update(AvatarSession).where(*there).values(peer_session=peer_session)
         await self._database.run(lambda session: session.execute(seated).close())
 
+    async def count(self) -> int:
+        """Return how many users have an instance."""
+        query = select(func.count()).select_from(AvatarSession)
+        return await self._database.run(lambda session: session.execute(query).scalar_one())
+
     async def aclose(self) -> None:
         """Give up the changes under way."""
         changes = list(self._changes.values())
@@ -129,10 +135,11 @@ class Instances:
         change = self._changes.get(key)
         if change is None:
             turn = self._turns.setdefault(key[0], asyncio.Lock())
-            change = asyncio.get_running_loop().create_task(_in_turn(turn, work))
+            change = shared(_in_turn(turn, work))
             self._changes[key] = change
             change.add_done_callback(lambda _: self._changes.pop(key))
-        outcome: T = await asyncio.shield(change)
+        with TRAIL.get().waiting(self._manager.name):
+            outcome: T = await asyncio.shield(change)
         return outcome
 
     async def _start_and_tell(self, user_id: int, avatar: str) -> dict[str, Any]:

@@ -1,8 +1,11 @@
 """Whether the gateway can do its work, and if not, why."""
 
 import asyncio
-from collections.abc import Mapping
+import os
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 from sqlalchemy import text
 from sqlalchemy.orm import Session
@@ -10,14 +13,24 @@ from sqlalchemy.orm import Session
 from backend.errors import GatewayError
 from backend.services.database import Database
 from backend.services.forwarding import Forwarder, Upstream
+from backend.services.loop_lag import LoopLag
 from backend.services.policies import Freshness, Timeouts
 from backend.services.redis_link import RedisLink
 
 PROBE_SECONDS = 1.0
+# A probe ends by itself a little before nobody waits for it any more.
+ANSWER_SECONDS = 0.9
 LATE = "no answer within a second"
-PROBE_TIMEOUTS = Timeouts(first_byte=PROBE_SECONDS, idle=PROBE_SECONDS, total=PROBE_SECONDS)
+PROBE_TIMEOUTS = Timeouts(first_byte=ANSWER_SECONDS, idle=ANSWER_SECONDS, total=ANSWER_SECONDS)
 # Health is asked often and by many: each dependency is probed at most once in this time.
 KEPT_SECONDS = 1.0
+# The worst of the last ten seconds; calls feel a tenth of it.
+LATE_LOOP_SECONDS = 1.0
+# Uploads of 100 MB are promised room for.
+LEAST_FREE_BYTES = 128 << 20
+
+Check = Callable[[], Awaitable[str]]
+"""Returns "ok", or what is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,20 +48,24 @@ class Report:
 
 
 class Readiness:
-    """Probes the gateway's dependencies side by side, each for at most a second."""
+    """Probes dependencies side by side, each for at most a second; `checks` are those of other kinds."""
 
     def __init__(
         self,
         database: Database,
         forwarder: Forwarder,
         upstreams: Mapping[str, tuple[Upstream, str]],
+        checks: Mapping[str, Check] | None = None,
         *,
         link: RedisLink | None = None,
     ) -> None:
-        self._database = database
-        self._forwarder = forwarder
-        self._upstreams = upstreams
-        self._link = link
+        self._probes = {"database": _Probe(partial(database_state, database))}
+        for name, (upstream, path) in upstreams.items():
+            self._probes[name] = _Probe(partial(upstream_state, forwarder, upstream, path))
+        if link is not None:
+            self._probes["redis"] = _Probe(redis_check(link))
+        for name, check in (checks or {}).items():
+            self._probes[name] = _Probe(check)
         self._kept: Report | None = None
         self._fresh = Freshness(KEPT_SECONDS)
         self._lock = asyncio.Lock()
@@ -60,41 +77,101 @@ class Readiness:
                 self._fresh.touch()
             return self._kept
 
+    async def aclose(self) -> None:
+        """Give up the probes that still hang."""
+        await asyncio.gather(*(probe.aclose() for probe in self._probes.values()))
+
     async def _probe(self) -> Report:
-        names = ["database", *self._upstreams]
-        probes = [
-            self._database_state(),
-            *(self._upstream_state(*probe) for probe in self._upstreams.values()),
-        ]
-        checks = dict(zip(names, await asyncio.gather(*probes), strict=True))
-        if self._link is not None:  # asked all the time anyway
-            checks["redis"] = "ok" if self._link.available else "unreachable"
+        states = await asyncio.gather(*(probe.state() for probe in self._probes.values()))
+        checks = dict(zip(self._probes, states, strict=True))
         return Report(checks, store_is_up=checks["database"] == "ok")
 
-    async def _database_state(self) -> str:
-        try:
-            async with asyncio.timeout(PROBE_SECONDS):
-                await self._database.run(
-                    lambda session: session.execute(
-                        text("SELECT version_num FROM alembic_version")
-                    ).scalar_one()
-                )
-        except TimeoutError:
-            return LATE
-        except GatewayError:
-            return "unreachable"
-        return "ok"
 
-    async def _upstream_state(self, upstream: Upstream, path: str) -> str:
-        try:
-            # The limits of the call leave out the wait for a free place.
-            async with asyncio.timeout(PROBE_SECONDS):
-                answer = await self._forwarder.probe(upstream, path, PROBE_TIMEOUTS)
-        except TimeoutError:
+class _Probe:
+    """One check, of which at most one is under way: one that hangs takes one thread and not ever more."""
+
+    def __init__(self, check: Check) -> None:
+        self._check = check
+        self._task: asyncio.Task[str] | None = None
+
+    async def state(self) -> str:
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._outcome())
+        task = self._task
+        await asyncio.wait({task}, timeout=PROBE_SECONDS)
+        if not task.done():
             return LATE
+        self._task = None
+        return task.result()
+
+    async def _outcome(self) -> str:
+        try:
+            return await self._check()
         except GatewayError as error:
             return error.code
-        return "ok" if answer.status < 500 else f"answers {answer.status}"
+
+    async def aclose(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task}, timeout=PROBE_SECONDS)
+
+
+async def database_state(database: Database) -> str:
+    try:
+        await database.run(_looked_up)
+    except GatewayError:
+        return "unreachable"
+    return "ok"
+
+
+async def upstream_state(forwarder: Forwarder, upstream: Upstream, path: str) -> str:
+    """Whatever answers is there: services need not have this path."""
+    answer = await forwarder.probe(upstream, path, PROBE_TIMEOUTS)
+    return "ok" if answer.status < 500 else f"answers {answer.status}"
+
+
+def redis_check(link: RedisLink) -> Check:
+    async def check() -> str:
+        return "ok" if link.available else "unreachable"  # it is asked all the time anyway
+
+    return check
+
+
+def loop_check(lag: LoopLag) -> Check:
+    async def check() -> str:
+        late = lag.worst_seconds
+        return "ok" if late < LATE_LOOP_SECONDS else f"late by {late:.1f} s"
+
+    return check
+
+
+def places_check(forwarder: Forwarder) -> Check:
+    async def check() -> str:
+        if forwarder.full:
+            return "all taken"
+        waited_for = sorted(name for name, load in forwarder.loads().items() if load.waiting)
+        return f"calls wait for {', '.join(waited_for)}" if waited_for else "ok"
+
+    return check
+
+
+def files_check(folder: Path) -> Check:
+    async def check() -> str:
+        try:
+            free = await asyncio.to_thread(_free_bytes, folder)
+        except OSError:
+            return "cannot be reached"
+        return "ok" if free >= LEAST_FREE_BYTES else "nearly full"
+
+    return check
+
+
+def _free_bytes(folder: Path) -> int:
+    """Return the room under a folder, which need not exist before the first upload."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize
 
 
 def _looked_up(session: Session) -> object:

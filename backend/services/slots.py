@@ -83,6 +83,14 @@ class Share:
         self._most = max(1, everyone.size // 2)
         self.in_flight = 0
 
+    @property
+    def unanswered(self) -> int:
+        return self._unanswered.in_use
+
+    @property
+    def waiting(self) -> int:
+        return self._unanswered.waiting
+
     async def acquire(self) -> None:
         """Take a place for one call. Raises Overloaded."""
         if not self._unanswered.take():

@@ -5,10 +5,12 @@ A generator that was never started does not run its `finally`; an object with `a
 
 import zlib
 from collections.abc import Awaitable
+from time import perf_counter
 from typing import Protocol, TypeVar, runtime_checkable
 
 from backend.errors import TooLarge, UploadStalled, UpstreamGarbage
 from backend.services.deadline import Deadline
+from backend.services.trail import TRAIL
 
 T = TypeVar("T")
 
@@ -58,12 +60,14 @@ def check_length(length: int | None, limit: int) -> None:
 async def in_time(reading: Awaitable[T], seconds: float = SMALL_BODY_SECONDS) -> T:
     """Wait for a client's small body, but not for ever. Raises UploadStalled."""
     deadline = Deadline()
+    began = perf_counter()
     try:
         return await deadline.within(reading, deadline.now() + seconds)
     except TimeoutError:
         raise UploadStalled from None
     finally:
         deadline.close()
+        TRAIL.get().reading += perf_counter() - began
 
 
 async def read_whole(stream: ByteStream, limit: int) -> bytes:

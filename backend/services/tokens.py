@@ -174,6 +174,11 @@ class Tokens:
         """One poll: bring the copy of the live sessions up to date; raises StoreUnavailable."""
         await self._sessions.refresh()
 
+    @property
+    def count(self) -> int:
+        """How many sign-ins live."""
+        return len(self._sessions)
+
     def __repr__(self) -> str:
         age = self._sessions.age_seconds
         return f"<Tokens {len(self._sessions)} sessions, {len(self._decoded)} decoded, known {age:.1f} s ago>"

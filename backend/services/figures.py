@@ -1,0 +1,104 @@
+"""Counts every request when it is over, in about a microsecond; everything else is worked out by who asks."""
+
+from bisect import bisect_left
+from collections.abc import Callable
+from time import perf_counter
+from typing import NamedTuple
+
+from backend.services import sketches
+from backend.services.counts import BUCKETS, SLOT_SECONDS, WINDOW_SECONDS, Counts, Series, Slot
+from backend.services.trail import Trail
+
+# A method is the client's to invent: those that nobody knows share a label.
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
+OTHER_METHODS = "other"
+
+
+class Trouble(NamedTuple):
+    """What was wrong with a request: whose fault it was, and the code of the error."""
+
+    source: str
+    code: str
+
+
+class Figures:
+    """The counts of this process, or what it took over and its own."""
+
+    def __init__(self, clock: Callable[[], float] = perf_counter) -> None:
+        self._clock = clock
+        self.began = clock()
+        self._counts = Counts()
+        self._series = self._counts.series
+        self._slot = Slot(self.began)
+        self._slot_ends = self.began + SLOT_SECONDS
+        self._counts.slots.append(self._slot)
+
+    def count(
+        self, trail: Trail, method: str, kind: str, trouble: Trouble | None, received: int, sent: int
+    ) -> None:
+        """Count a request that is over now; `kind` is the class of its answer, the sizes are in bytes."""
+        now = self._clock()
+        if now >= self._slot_ends:
+            self._turn(now)
+        seconds = now - trail.began
+        slot = self._slot
+        slot.requests += 1
+        slot.received += received
+        slot.sent += sent
+        slot.seconds += seconds
+        slot.durations[bisect_left(sketches.BOUNDS, seconds)] += 1
+        series = self._series.get((trail.route, method, kind))
+        if series is None:
+            series = self._series_of(trail.route, method, kind)
+        series.count += 1
+        sums, buckets = series.sums, series.buckets
+        sums[0] += seconds
+        buckets[0][bisect_left(BUCKETS, seconds)] += 1
+        head = trail.head
+        if head is not None:
+            own, upstream = trail.own, trail.upstream
+            slot.own_seconds += own
+            slot.owns[bisect_left(sketches.BOUNDS, own)] += 1
+            series.heads += 1
+            sums[1] += own
+            buckets[1][bisect_left(BUCKETS, own)] += 1
+            sums[2] += upstream
+            buckets[2][bisect_left(BUCKETS, upstream)] += 1
+            sums[3] += head
+            buckets[3][bisect_left(BUCKETS, head)] += 1
+        if trouble is not None:
+            slot.errors += 1
+            error = (*trouble, trail.upstream_name or "")
+            self._counts.errors[error] = self._counts.errors.get(error, 0) + 1
+
+    def taken(self) -> Counts:
+        """Return the counts of this moment."""
+        now = self._clock()
+        if now >= self._slot_ends:
+            self._turn(now)
+        return self._counts.copy()
+
+    def take_over(self, counts: Counts) -> None:
+        """Go on from what another process had counted: totals only ever grow."""
+        for key, series in counts.series.items():
+            self._series.setdefault(key, Series()).add(series)
+        for error, count in counts.errors.items():
+            self._counts.errors[error] = self._counts.errors.get(error, 0) + count
+        self._counts.past = Slot.together((self._counts.past, counts.past, *counts.slots))
+
+    def _series_of(self, route: str, method: str, kind: str) -> Series:
+        known = method if method in METHODS else OTHER_METHODS
+        return self._series.setdefault((route, known, kind), Series())
+
+    def _turn(self, now: float) -> None:
+        """Begin a new slot; those that are older than the window join the past."""
+        counts = self._counts
+        oldest = now - WINDOW_SECONDS - SLOT_SECONDS
+        counts.past = Slot.together((counts.past, *(slot for slot in counts.slots if slot.began <= oldest)))
+        counts.slots = [slot for slot in counts.slots if slot.began > oldest]
+        self._slot = Slot(now)
+        self._slot_ends = now + SLOT_SECONDS
+        counts.slots.append(self._slot)
+
+    def __repr__(self) -> str:
+        return f"<Figures {self._counts.whole.requests} requests, {len(self._series)} series>"
