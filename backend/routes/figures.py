@@ -28,7 +28,7 @@ STORE_SECONDS = 1.0
 OF_PROXIES = (b"x-forwarded-for", b"x-forwarded-host", b"forwarded", b"via", b"x-real-ip")
 
 
-@figures.get("/api/stats", endpoint="stats")
+@figures.get("/api/stats", endpoint="api_stats")
 @figures.get("/stats", endpoint="stats")
 @operation(
     "Figures of all workers: requests, errors, times, upstreams.",
