@@ -11,7 +11,7 @@ import logging
 import re
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from email.headerregistry import Address
@@ -42,6 +42,7 @@ ATTEMPT_SECONDS = 30.0  # one attempt as a whole: a server may answer each step 
 FAREWELL_SECONDS = 2.0
 FLUSH_SECONDS = 2.0  # what a stopping gateway gives to the letters left; a server gives all of it five
 TAKE_BACK_SECONDS = 0.5  # and to taking back those that stay
+CANCELLED_AGAIN_SECONDS = 0.1
 FULL_RETRY_SECONDS = 10
 
 ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
@@ -147,9 +148,7 @@ class Mail:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._flush_seconds):
                     await self._queue.join()
-        for sender in senders:
-            sender.cancel()
-        await asyncio.gather(*senders, return_exceptions=True)
+        await _ended(senders)
         left, self._undelivered = self._undelivered, set()
         if left:
             log.warning("stopped with %d mails undelivered", len(left))
@@ -266,6 +265,15 @@ class Mail:
             start_tls=False if server.tls else (True if required else None),
             tls_context=self._tls,
         )
+
+
+async def _ended(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel tasks until they are done: the library waits by `wait_for`, which may swallow one on 3.11."""
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=CANCELLED_AGAIN_SECONDS)
 
 
 def _context(server: Server) -> ssl.SSLContext:

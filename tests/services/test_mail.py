@@ -240,7 +240,7 @@ async def test_place_without_a_letter_is_free_again() -> None:
 @pytest.mark.asyncio
 async def test_stopping_delivers_what_is_queued() -> None:
     async with receiving() as mailbox:
-        async with sending(at(mailbox)) as mail:
+        async with sending(at(mailbox), flush_seconds=60) as mail:
             for number in range(20):
                 post(mail, TakenBack().letter(f"u{number}@school.example"))
         assert len(mailbox.mails) == 20
@@ -259,6 +259,22 @@ async def test_stopping_ends_in_time_and_takes_back_what_is_left(caplog: pytest.
         with pytest.raises(MailUnavailable), mail.place():
             raise AssertionError
     assert "20 mails undelivered" in caplog.text
+
+
+@pytest.mark.asyncio
+async def test_stopping_ends_though_a_cancellation_was_swallowed() -> None:
+    begun = asyncio.Event()
+
+    async def swallowing() -> None:
+        begun.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(3600)
+
+    async with receiving() as mailbox:
+        mailbox.refusals.append("550 no")
+        async with asyncio.timeout(30), sending(at(mailbox), flush_seconds=0.05) as mail:
+            post(mail, Letter("ann@school.example", "s", "t", 300, swallowing))
+            await begun.wait()
 
 
 @pytest.mark.asyncio
