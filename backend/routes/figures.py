@@ -35,7 +35,8 @@ OF_PROXIES = (b"x-forwarded-for", b"x-forwarded-host", b"forwarded", b"via", b"x
     tag="health",
     access="tutor",
     answers={200: {"type": "object", "additionalProperties": True}},
-    description="Needs no sign-in from the machine that the gateway runs on.",
+    errors=(404,),
+    description="404 where figures are switched off. Needs no sign-in from the machine that the gateway runs on.",
 )
 @direct
 async def stats() -> GatewayResponse:

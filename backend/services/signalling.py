@@ -106,6 +106,7 @@ class Signalling:
         """Remember the session of an answer to an offer, and tell it as a number."""
         number = session_number(answer.get("sessionid"))
         if number is None:
+            answer.pop("sessionid", None)  # nothing that could be said to it would be taken
             return
         answer["sessionid"] = number
         try:

@@ -127,7 +127,7 @@ async def test_session_that_is_no_number_is_not_learnt(
 ) -> None:
     behind.instance.session = told
     good(await pupil.urlencoded("/api/avatar/start", avatar_name="Ada"))
-    good(await pupil.json("/api/webrtc/offer", OFFER))
+    assert "sessionid" not in good(await pupil.json("/api/webrtc/offer", OFFER))
     assert await kept(chatting) is None
 
 

@@ -110,7 +110,7 @@ ROUTES: Mapping[str, Route] = {
         name: Route(
             (lambda f, name=name: f.get(f"/api/webrtc/{name}"))
             if method == "GET"
-            else (lambda f, name=name: f.json(f"/api/webrtc/{name}", {"sessionid": 1})),
+            else (lambda f, name=name: f.json(f"/api/webrtc/{name}", {"type": "echo"})),
             b"/" + name.encode(),
         )
         for name, (method, _) in ALLOWED.items()
