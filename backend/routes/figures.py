@@ -34,6 +34,7 @@ OF_PROXIES = (b"x-forwarded-for", b"x-forwarded-host", b"forwarded", b"via", b"x
     "Figures of all workers: requests, errors, times, upstreams.",
     tag="health",
     access="tutor",
+    errors=(404,),
     answers={200: {"type": "object", "additionalProperties": True}},
     description="Needs no sign-in from the machine that the gateway runs on.",
 )
@@ -50,6 +51,7 @@ async def stats() -> GatewayResponse:
     "The same for Prometheus.",
     tag="health",
     access="tutor",
+    errors=(404,),
     answers={200: Raw(("text/plain",), {"type": "string"})},
     description="Needs no sign-in from the machine that the gateway runs on.",
 )
