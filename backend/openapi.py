@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, TypeAdapter
 from werkzeug.routing import Rule
 
+from backend import VERSION
 from backend.errors import GatewayError
 from backend.operations import Choices, Content, Operation, Raw, operation_of
 from backend.schemas.common import Problem
@@ -16,7 +17,6 @@ from backend.schemas.common import Problem
 Json = dict[str, Any]
 Mode = Literal["validation", "serialization"]
 
-VERSION = "0.1.0"
 BEARER = "bearer"
 # `<int:number>` of a rule, `{number}` of the document.
 VARIABLE = re.compile(r"<(?:[^:<>]+:)?([^<>]+)>")

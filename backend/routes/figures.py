@@ -34,6 +34,7 @@ OF_PROXIES = (b"x-forwarded-for", b"x-forwarded-host", b"forwarded", b"via", b"x
     "Figures of all workers: requests, errors, times, upstreams.",
     tag="health",
     access="tutor",
+    errors=(404,),
     answers={200: {"type": "object", "additionalProperties": True}},
     errors=(404,),
     description="404 where figures are switched off. Needs no sign-in from the machine that the gateway runs on.",
@@ -51,6 +52,7 @@ async def stats() -> GatewayResponse:
     "The same for Prometheus.",
     tag="health",
     access="tutor",
+    errors=(404,),
     answers={200: Raw(("text/plain",), {"type": "string"})},
     description="Needs no sign-in from the machine that the gateway runs on.",
 )
