@@ -129,7 +129,7 @@ class Studio:
                     stdout=PIPE,
                     limit=LINE_BYTES,
                     cwd=ROOT,
-                    process_group=0,  # Ctrl-C reaches the world only, which ends this one in order
+                    start_new_session=True,  # Ctrl-C reaches the world only, which ends this one in order
                 )
                 self._reader = asyncio.create_task(self._read(self._process))
             return self._process

@@ -26,6 +26,17 @@ TEXT_CHARACTERS = 5_000
 Line = str | bytes
 
 
+def without_hidden(sdp: str) -> str:
+    """Leave out the addresses that a browser hides behind names that only multicast could resolve.
+
+    Looking for them takes seconds; the browser calls from them anyway, and is recognised.
+    """
+    lines = sdp.splitlines(keepends=True)
+    return "".join(
+        line for line in lines if not (line.startswith("a=candidate:") and ".local " in line)
+    )
+
+
 class SessionError(Exception):
     """A session cannot do what it was asked; the text says why."""
 
@@ -58,7 +69,7 @@ class Session:
         peer = self._peer
         peer.add_listener("connectionstatechange", self._look)
         try:
-            await peer.setRemoteDescription(RTCSessionDescription(sdp, "offer"))
+            await peer.setRemoteDescription(RTCSessionDescription(without_hidden(sdp), "offer"))
             wanted = {transceiver.kind for transceiver in peer.getTransceivers()}
             if not wanted:
                 raise SessionError("the offer has neither sound nor video")
