@@ -109,7 +109,11 @@ OWNERS = {
     "aiosmtplib": {"services.mail"},
     "pydantic": {"config", "forms", "doctor", "context", "openapi", "operations", "schemas"},
     "dotenv": {"config"},
-    "PIL": {"services.portraits"},
+    "aiortc": {"demo.live.session", "demo.live.tracks"},
+    "av": {"demo.live.tracks", "demo.live.voice"},
+    "espeakng_loader": {"demo.live.voice"},
+    "numpy": {"demo.live.speaker", "demo.live.tracks", "demo.live.voice"},
+    "PIL": {"demo.live.drawing", "demo.live.face", "services.portraits"},
 }
 
 

@@ -1,7 +1,7 @@
 """One avatar instance: it takes offers and speaks what its sessions are given.
 
-A browser's offer is answered by the media engine, in video and sound. Offers that scripts make up, and all offers
-where the engine's libraries are missing, get a stand-in answer and sessions that only count the time.
+A browser's offer is answered by the media engine, in video and sound. Offers that scripts make up get a
+stand-in answer and sessions that only count the time; so do all where the engine's libraries are missing.
 """
 
 from __future__ import annotations

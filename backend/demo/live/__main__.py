@@ -48,7 +48,7 @@ def tell(fields: Fields) -> None:
     try:
         print(json.dumps(fields), flush=True)
     except BrokenPipeError:  # the world died; the end of the input follows
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
 
 
 if __name__ == "__main__":

@@ -62,10 +62,11 @@ def _soft(image: Image.Image, x: float, y: float, rx: float, ry: float, colour: 
 def stage(look: Look) -> Image.Image:
     """Draw what stands still: the room, the hair behind the head, the shoulders."""
     sky, ground = mixed(look.sky, look.sky, 0), mixed(look.ground, b"\x20\x24\x38", 0.35)
-    column = Image.new("RGB", (1, 2))
-    column.putdata([sky, ground])
-    room = column.resize((SIZE * FINE, SIZE * FINE), Image.Resampling.BILINEAR).convert("RGBA")
-    _soft(room, 96, 70, 130, 110, (255, 255, 255), 90)
+    whole = (SIZE * FINE, SIZE * FINE)
+    lower = Image.linear_gradient("L").resize(whole)
+    room = Image.composite(Image.new("RGB", whole, ground), Image.new("RGB", whole, sky), lower).convert(
+        "RGBA"
+    )
     draw = ImageDraw.Draw(room)
     dark = mixed(look.hair, b"\x00\x00\x00", 0.18)
     if look.long_hair:
@@ -170,7 +171,9 @@ def _arc(
     draw: ImageDraw.ImageDraw, x: float, y: float, rx: float, rise: float, colour: Colour, thick: float
 ) -> None:
     points = [(x + rx * t / 16, y - rise * (1 - abs(t / 16) ** 2.2)) for t in range(-16, 17)]
-    draw.line([(a * FINE, b * FINE) for a, b in points], fill=colour, width=round(thick * FINE), joint="curve")
+    draw.line(
+        [(a * FINE, b * FINE) for a, b in points], fill=colour, width=round(thick * FINE), joint="curve"
+    )
 
 
 def mouth(look: Look, shape: Mouth) -> Image.Image:
@@ -209,7 +212,7 @@ def _lips(x: float, y: float, half: float, up: float, down: float, smile: float)
     """Both curves of a mouth, the corners drawn up by a smile, the upper one with its dip."""
 
     def height(t: float) -> float:
-        return max(0.0, 1 - abs(t) ** 2.1)
+        return max(0.0, 1.0 - float(abs(t) ** 2.1))
 
     upper, lower = [], []
     for step in range(-24, 25):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 
@@ -32,9 +33,7 @@ def without_hidden(sdp: str) -> str:
     Looking for them takes seconds; the browser calls from them anyway, and is recognised.
     """
     lines = sdp.splitlines(keepends=True)
-    return "".join(
-        line for line in lines if not (line.startswith("a=candidate:") and ".local " in line)
-    )
+    return "".join(line for line in lines if not (line.startswith("a=candidate:") and ".local " in line))
 
 
 class SessionError(Exception):
@@ -44,7 +43,15 @@ class SessionError(Exception):
 class Session:
     """Speaks what it is given, in order, to one peer; `ended` is called once, when the peer has gone."""
 
-    def __init__(self, name: str, voice: Voice, ended: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        voice: Voice,
+        ended: Callable[[], None],
+        *,
+        connect_seconds: float = CONNECT_SECONDS,
+    ) -> None:
+        self._connect_seconds = connect_seconds
         self._name = name
         self._voice = voice
         self._ended = ended
@@ -116,8 +123,8 @@ class Session:
         await self._peer.close()
         self._ended()
 
-    def _own(self, work: object) -> None:
-        task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[arg-type]
+    def _own(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -146,6 +153,6 @@ class Session:
             self._own(self.close())
 
     async def _give_up_unless_connected(self) -> None:
-        await asyncio.sleep(CONNECT_SECONDS)
+        await asyncio.sleep(self._connect_seconds)
         if self._peer.connectionState in ("new", "connecting"):
             await self.close()

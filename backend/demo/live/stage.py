@@ -7,7 +7,7 @@ import base64
 from collections.abc import Callable
 from typing import Any
 
-from backend.demo.live.session import Session, SessionError
+from backend.demo.live.session import CONNECT_SECONDS, Session, SessionError
 from backend.demo.live.voice import Voice
 
 Fields = dict[str, Any]
@@ -16,8 +16,11 @@ Fields = dict[str, Any]
 class Stage:
     """Answers commands; `tell` gets what happens without being asked for."""
 
-    def __init__(self, name: str, tell: Callable[[Fields], None]) -> None:
+    def __init__(
+        self, name: str, tell: Callable[[Fields], None], *, connect_seconds: float = CONNECT_SECONDS
+    ) -> None:
         self._name = name
+        self._connect_seconds = connect_seconds
         self._tell = tell
         self._voice = Voice()
         self._sessions: dict[int, Session] = {}
@@ -42,7 +45,9 @@ class Stage:
         await asyncio.gather(*(session.close() for session in list(self._sessions.values())))
 
     async def _open(self, number: int, sdp: str) -> str:
-        session = Session(self._name, self._voice, lambda: self._end(number))
+        session = Session(
+            self._name, self._voice, lambda: self._end(number), connect_seconds=self._connect_seconds
+        )
         self._sessions[number] = session
         try:
             return await session.answer(sdp)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from fractions import Fraction
 
-import av
 import numpy as np
 from aiortc import MediaStreamTrack
 from av import AudioFrame, VideoFrame
@@ -83,9 +82,10 @@ class Picture(MediaStreamTrack):
         mouth, speaking = self._speaker.mouth(), self._speaker.speaking
         seconds = self._sent / PICTURES_A_SECOND
         # In a thread, so that the sound of every session keeps its pace.
-        frame = await asyncio.to_thread(
-            lambda: av.VideoFrame.from_image(self._face.frame(seconds, mouth, speaking))
+        pixels = await asyncio.to_thread(
+            lambda: np.asarray(self._face.frame(seconds, mouth, speaking), dtype=np.uint8)
         )
+        frame = VideoFrame.from_ndarray(pixels, format="rgb24")
         frame.pts = self._sent * VIDEO_CLOCK // PICTURES_A_SECOND
         frame.time_base = Fraction(1, VIDEO_CLOCK)
         self._sent += 1

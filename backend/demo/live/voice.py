@@ -101,7 +101,9 @@ class Voice:
             if engine.espeak_Synth(data, len(data) + 1, 0, _BY_CHARACTER, 0, _UTF8, None, None):
                 raise VoiceError("the text could not be spoken")
             samples = np.frombuffer(bytes(self._sound), np.int16)
-            return Speech(_resampled(samples, self._rate), (*self._moments, (len(samples) / self._rate, REST)))
+            return Speech(
+                _resampled(samples, self._rate), (*self._moments, (len(samples) / self._rate, REST))
+            )
 
     def _opened(self) -> ctypes.CDLL:
         engine = ctypes.CDLL(espeakng_loader.get_library_path())
@@ -155,7 +157,7 @@ def recorded(content: bytes) -> Speech:
 def _decoded(content: bytes) -> Iterator[Samples]:
     resampler = av.AudioResampler(format="s16", layout="mono", rate=RATE)
     left = int(RECORDING_SECONDS * RATE)
-    with av.open(io.BytesIO(content)) as container:
+    with av.open(io.BytesIO(content), "r") as container:
         if not container.streams.audio:
             raise VoiceError("the recording has no sound")
         for frame in container.decode(container.streams.audio[0]):

@@ -221,7 +221,7 @@ const ask = acting(async () => {
     if (!finished) line("broken", say("broken"));
   } catch (error) {
     if (!entry.textContent) entry.remove();
-    else line("broken", say("broken"));
+    else if (error.name !== "AbortError") line("broken", say("broken"));
     throw error;
   } finally {
     $("log").ariaBusy = "false";
@@ -291,7 +291,10 @@ $("language").addEventListener("click", () => {
 $("sign-in").addEventListener("submit", enterByForm);
 $("sign-out").addEventListener("click", leaveAltogether);
 $("leave").addEventListener("click", acting(release));
-$("hush").addEventListener("click", acting(() => peer.hush()));
+$("hush").addEventListener("click", acting(() => {
+  answering?.abort(); // or its next sentence would be spoken
+  return peer.hush();
+}));
 $("ask").addEventListener("submit", ask);
 $("message").addEventListener("keydown", event => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
