@@ -83,8 +83,8 @@ def create_app(settings: Settings) -> Application:
     flask.extensions[EXTENSION] = gateway
     for blueprint in (admin, auth, avatar, chat, figures, files, health, picture_routes, user, webrtc):
         flask.register_blueprint(blueprint)
-    console.register(flask)
     docs.register(flask, openapi.document(flask.url_map.iter_rules(), flask.view_functions))
+    console.register(flask)
     mounts.register(flask, settings.gateway_mounts)
     hooks.register(flask, Cors(settings.cors_origins))
     cli.register(flask)

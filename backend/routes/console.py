@@ -6,9 +6,9 @@ from flask import Flask
 
 from backend.context import inbound
 from backend.errors import NotFound
-from backend.responses import GatewayResponse
+from backend.responses import GatewayResponse, shown
 from backend.services.headers import first
-from backend.services.pages import Page, read_folder
+from backend.services.pages import read_folder
 from backend.shortcut import direct
 
 FOLDER = Path(__file__).parents[1] / "web" / "console"
@@ -29,20 +29,7 @@ def register(app: Flask) -> None:
         page = pages.get(name)
         if page is None:
             raise NotFound
-        return _shown(page)
+        return shown(page, POLICY, first(inbound().headers, b"if-none-match"))
 
     for rule in ("/console", "/console/<name>"):
         app.add_url_rule(rule, "console", show, methods=["GET"])
-
-
-def _shown(page: Page) -> GatewayResponse:
-    known = page.is_known(first(inbound().headers, b"if-none-match") or b"")
-    response = GatewayResponse(b"" if known else page.content, status=304 if known else 200)
-    response.put(b"content-type", page.content_type)
-    response.put(b"etag", page.tag)
-    # Kept, but asked for again: all files of the page have to be of one version.
-    response.put(b"cache-control", b"no-cache")
-    response.put(b"content-security-policy", POLICY)
-    response.put(b"x-content-type-options", b"nosniff")
-    response.put(b"referrer-policy", b"no-referrer")
-    return response

@@ -8,6 +8,7 @@ TYPES = {
     ".html": b"text/html; charset=utf-8",
     ".css": b"text/css; charset=utf-8",
     ".js": b"text/javascript; charset=utf-8",
+    ".json": b"application/json",
 }
 
 
@@ -21,9 +22,12 @@ class Page:
 
     @classmethod
     def read(cls, file: Path) -> "Page":
-        content = file.read_bytes()
+        return cls.of(file.read_bytes(), TYPES[file.suffix])
+
+    @classmethod
+    def of(cls, content: bytes, content_type: bytes) -> "Page":
         tag = b'"%s"' % hashlib.sha256(content).hexdigest()[:32].encode("ascii")
-        return cls(content, TYPES[file.suffix], tag)
+        return cls(content, content_type, tag)
 
     def is_known(self, if_none_match: bytes) -> bool:
         """Tell whether a caller has this content already (RFC 9110, 13.1.2)."""
