@@ -88,7 +88,7 @@ OF_THE_BRIDGE = {
     "switch",
     "wsgi",
 }
-KNOWN_TO_THE_BRIDGE = {"deadline", "forwarding", "headers", "recent", "streams", "threads", "trail"}
+KNOWN_TO_THE_BRIDGE = {"deadline", "forwarding", "headers", "pages", "recent", "streams", "threads", "trail"}
 
 # Third-party library -> the only modules that may import it.
 OWNERS = {

@@ -6,6 +6,7 @@ import pytest
 from backend.routes.console import FOLDER
 from backend.services.pages import read_folder
 from tests.support.frontend import Frontend
+from tests.support.gateway import Served
 
 FILES = sorted(read_folder(FOLDER))
 SCRIPTS = [file.name for file in sorted(FOLDER.glob("*.js"))]
@@ -32,13 +33,14 @@ async def test_every_file_may_run_nothing_but_files_of_this_origin(visitor: Fron
 
 
 @pytest.mark.asyncio
-async def test_a_known_version_is_not_sent_again(visitor: Frontend) -> None:
-    tag = (await visitor.get("/console/console.js")).headers["etag"]
+async def test_a_known_version_is_not_sent_again(served: Served) -> None:
+    http = served.http
+    tag = (await http.get("/console/console.js")).headers["etag"]
     for known in (tag, f'"other", W/{tag}', "*"):
-        answer = await visitor.get("/console/console.js", headers={"If-None-Match": known})
+        answer = await http.get("/console/console.js", headers={"If-None-Match": known})
         assert (answer.status_code, answer.content) == (304, b"")
         assert answer.headers["etag"] == tag
-    other = await visitor.get("/console/console.js", headers={"If-None-Match": '"other"'})
+    other = await http.get("/console/console.js", headers={"If-None-Match": '"other"'})
     assert other.status_code == 200
 
 

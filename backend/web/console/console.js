@@ -70,6 +70,7 @@ function exit() {
   $("log").replaceChildren();
   $("avatars").replaceChildren();
   $("who").textContent = "";
+  $("sign-in").reset();
   $("room").hidden = true;
   $("sign-out").hidden = true;
   $("entry").hidden = false;

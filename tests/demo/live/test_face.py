@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from backend.demo.live.mouth import REST, Mouth
@@ -42,7 +44,7 @@ def test_two_people_look_different_and_one_always_the_same() -> None:
 def test_a_face_at_rest_moves_a_little_and_blinks() -> None:
     face = Face("Ada Demo")
     frames = [face.frame(number / 25, REST, speaking=False) for number in range(25 * 12)]
-    steps = [difference(one, other) for one, other in zip(frames, frames[1:], strict=False)]
+    steps = [difference(one, other) for one, other in itertools.pairwise(frames)]
     assert sum(step > 0 for step in steps) > 200
     assert max(steps) < 8  # it sways, it does not jump
     eyes = [np.asarray(frame.crop((130, 165, 254, 205)), np.int16).mean() for frame in frames]

@@ -16,12 +16,12 @@ import pytest
 pytest.importorskip("aiortc")
 pytest.importorskip("espeakng_loader")
 
-from backend.demo.live.session import without_hidden  # noqa: E402
-from backend.demo.live.stage import Stage  # noqa: E402
-from backend.demo.settings import Settings  # noqa: E402
-from backend.demo.world import World  # noqa: E402
-from tests.demo.live.test_voice import wav  # noqa: E402
-from tests.demo.live.viewers import PATIENCE_SECONDS, Viewer, watching  # noqa: E402
+from backend.demo.live.session import without_hidden
+from backend.demo.live.stage import Stage
+from backend.demo.settings import Settings
+from backend.demo.world import World
+from tests.demo.live.test_voice import wav
+from tests.demo.live.viewers import PATIENCE_SECONDS, Viewer, watching
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(180)]
 

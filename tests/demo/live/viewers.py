@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -55,7 +56,7 @@ class Viewer:
             frame.to_ndarray(format="rgb24")[top:bottom, left:right].astype(np.int16)
             for frame in self.frames[-count:]
         ]
-        return max(float(np.abs(b - a).mean()) for a, b in zip(mouths, mouths[1:], strict=False))
+        return max(float(np.abs(b - a).mean()) for a, b in itertools.pairwise(mouths))
 
     async def close(self) -> None:
         await self.peer.close()
