@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +25,7 @@ from backend.demo.settings import Settings
 from backend.demo.world import World
 from tests.demo.live.test_voice import wav
 from tests.demo.live.viewers import PATIENCE_SECONDS, Viewer, watching
+from tests.demo.test_main import ROOT, alive
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(180)]
 
@@ -219,3 +223,26 @@ def engine_of(world: int) -> int:
     engines = [pid for pid in pids if b"backend.demo.live" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     assert len(engines) == 1
     return engines[0]
+
+
+async def test_the_engine_never_outlives_a_world_that_was_killed(client: httpx.AsyncClient) -> None:
+    free = [f"--{name}-port=0" for name in ("catalogue", "manager", "model", "retrieval", "control")]
+    command = [sys.executable, "-m", "backend.demo", *free, "--instance-ports=auto", "--latency=0"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        manager = json.loads(process.stdout.readline())["manager"]
+        start = {"avatar_id": "Ada Demo_user_1", "avatar_name": "Ada Demo"}
+        data = (await client.post(f"{manager}/avatar/start", json=start)).json()["data"]
+        async with watching(client, f"http://127.0.0.1:{data['port']}") as viewer:
+            await viewer.until_frames(3)
+            engine = engine_of(process.pid)
+            process.kill()
+
+            async def gone() -> bool:
+                return not alive(engine)
+
+            await until(gone)
+    finally:
+        process.kill()
+        process.communicate()
