@@ -5,13 +5,15 @@ cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")"
 
 usage() {
   cat <<'TEXT'
-usage: bash install_async_deps.sh [--dev]
+usage: bash install_async_deps.sh [--dev] [--no-demo]
 
-Makes .venv and installs the pinned wheels of requirements.txt.
+Makes .venv and installs the pinned wheels of requirements.txt and requirements-demo.txt.
 
   --dev    also what tests and checks need: requirements-dev.txt, and as root on Debian
            the missing ones of the packages redis-server, postgresql, chromium,
            nginx-light and curl; services are neither started nor stopped
+  --no-demo  leave out requirements-demo.txt: the demo's avatars then stay mute and unseen,
+           and the gateway itself lacks nothing
   --help   show this text
 
 Running it again is quick and harmless: what is up to date is left alone.
@@ -26,18 +28,24 @@ DEV_PACKAGES=(redis-server postgresql chromium nginx-light curl)
 IMPORTS="import flask, greenlet, granian, httpx, hypercorn, psycopg, pydantic, pyreqwest, sqlalchemy"
 
 main() {
-  local level=run files=(requirements.txt)
+  local level=run demo=yes files=(requirements.txt)
   for option in "$@"; do
     case $option in
-      --dev) level=dev files+=(requirements-dev.txt) ;;
+      --dev) level=dev ;;
+      --no-demo) demo=no ;;
       -h | --help) usage; exit 0 ;;
       *) usage >&2; fail "unknown option $option" ;;
     esac
   done
+  if [[ $demo == yes ]]; then
+    files+=(requirements-demo.txt)
+    IMPORTS+=", aiortc, av, espeakng_loader, numpy, PIL"
+  fi
+  if [[ $level == dev ]]; then files+=(requirements-dev.txt); fi
   choose_python
   if [[ $level == dev ]]; then install_packages; fi
   local wanted
-  wanted=$(cat "${files[@]}" | "$PYTHON" -c 'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())')
+  wanted=$(digest "${files[@]}")
   if up_to_date "$level" "$wanted"; then
     say "$VENV is up to date"
   else
@@ -64,6 +72,15 @@ choose_python() {
 Install one (Debian 12 and later: apt-get install python3 python3-venv) or name it: PYTHON=python3.12 bash $0"
 }
 
+digest() { cat "$@" | "$PYTHON" -c 'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())'; }
+
+# covers "A B" A B C: whether every file of the first argument is among the others.
+covers() {
+  local file wanted=$1
+  shift
+  for file in $wanted; do [[ " $* " == *" $file "* ]] || return 1; done
+}
+
 # The folder belongs into the stamp, because scripts inside a moved environment point to the old place.
 stamp() { printf '%s %s %s\n' "$1" "$2" "$PWD"; }
 
@@ -87,16 +104,18 @@ install_wheels() {
   say "checking that they fit together"
   "$VENV/bin/python" -m pip check --disable-pip-version-check
   works || fail "$VENV does not work: $("$VENV/bin/python" -c "$IMPORTS" 2>&1 | tail -n 1)"
-  record "$level" "$wanted"
+  record "$level" "$wanted" "${files[@]}"
 }
 
 record() {
   {
     stamp "$1" "$2"
-    # Tests and tools on top do not hinder the plain run of the same requirements.
-    if [[ $1 == dev ]]; then
-      stamp run "$("$PYTHON" -c 'import hashlib; print(hashlib.sha256(open("requirements.txt", "rb").read()).hexdigest())')"
-    fi
+    # More than was asked for does not hinder: tools on top of the plain run, the demo's libraries on top of none.
+    local files
+    for files in requirements.txt "requirements.txt requirements-demo.txt"; do
+      # shellcheck disable=SC2086
+      if covers "$files" "${@:3}"; then stamp run "$(digest $files)"; fi
+    done
   } >"$STAMP"
 }
 

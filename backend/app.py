@@ -14,7 +14,7 @@ from backend.context import EXTENSION, Gateway
 from backend.cors import Cors
 from backend.observer import Observer
 from backend.request_log import RequestLog
-from backend.routes import docs, mounts
+from backend.routes import console, docs, mounts
 from backend.routes.admin import admin
 from backend.routes.auth import auth
 from backend.routes.avatar import avatar
@@ -84,6 +84,7 @@ def create_app(settings: Settings) -> Application:
     for blueprint in (admin, auth, avatar, chat, figures, files, health, picture_routes, user, webrtc):
         flask.register_blueprint(blueprint)
     docs.register(flask, openapi.document(flask.url_map.iter_rules(), flask.view_functions))
+    console.register(flask)
     mounts.register(flask, settings.gateway_mounts)
     hooks.register(flask, Cors(settings.cors_origins))
     cli.register(flask)

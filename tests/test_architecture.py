@@ -88,7 +88,7 @@ OF_THE_BRIDGE = {
     "switch",
     "wsgi",
 }
-KNOWN_TO_THE_BRIDGE = {"deadline", "forwarding", "headers", "recent", "streams", "threads", "trail"}
+KNOWN_TO_THE_BRIDGE = {"deadline", "forwarding", "headers", "pages", "recent", "streams", "threads", "trail"}
 
 # Third-party library -> the only modules that may import it.
 OWNERS = {
@@ -109,7 +109,11 @@ OWNERS = {
     "aiosmtplib": {"services.mail"},
     "pydantic": {"config", "forms", "doctor", "context", "openapi", "operations", "schemas"},
     "dotenv": {"config"},
-    "PIL": {"services.portraits"},
+    "aiortc": {"demo.live.session", "demo.live.tracks"},
+    "av": {"demo.live.tracks", "demo.live.voice"},
+    "espeakng_loader": {"demo.live.voice"},
+    "numpy": {"demo.live.speaker", "demo.live.tracks", "demo.live.voice"},
+    "PIL": {"demo.live.drawing", "demo.live.face", "services.portraits"},
 }
 
 

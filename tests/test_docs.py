@@ -161,23 +161,28 @@ def direct_requirements(name: str) -> dict[str, str]:
 def test_requirements_name_every_import_and_nothing_else() -> None:
     files = [ROOT / "run.py", ROOT / "test_async_performance.py", *ROOT.glob("backend/**/*.py")]
     by_url = {"psycopg"}  # SQLAlchemy imports it
-    assert set(direct_requirements("requirements.txt")) == outside_imports(files) | by_url
+    live = [*ROOT.glob("backend/demo/live/*.py")]
+    of_all = set(direct_requirements("requirements.txt"))
+    assert outside_imports(live) - of_all == set(direct_requirements("requirements-demo.txt"))
+    assert of_all == outside_imports([file for file in files if file not in live]) | by_url
 
 
 def test_development_requirements_name_every_import_of_the_tests() -> None:
-    named = direct_requirements("requirements.txt") | direct_requirements("requirements-dev.txt")
+    names = ("requirements.txt", "requirements-demo.txt", "requirements-dev.txt")
+    named = {distribution for name in names for distribution in direct_requirements(name)}
     used_below_others = {"annotated-types", "h2", "httpcore", "hpack", "hyperframe", "wsproto"}
     files = [*ROOT.glob("tests/**/*.py"), *ROOT.glob("scripts/*.py")]
-    assert outside_imports(files) - {*named} - used_below_others == set()
+    assert outside_imports(files) - named - used_below_others == set()
 
 
 def test_files_that_requirements_name_exist() -> None:
-    for comment in direct_requirements("requirements.txt").values():
+    named = direct_requirements("requirements.txt") | direct_requirements("requirements-demo.txt")
+    for comment in named.values():
         for path in re.findall(r"[\w./]+\.py|backend/\w+(?![\w./])", comment):
             assert (ROOT / path).exists(), comment
 
 
 def test_every_requirement_is_pinned() -> None:
-    for name in ("requirements.txt", "requirements-dev.txt"):
+    for name in ("requirements.txt", "requirements-demo.txt", "requirements-dev.txt"):
         for line in read(ROOT / name).splitlines():
             assert not line or line.startswith(("#", "-r ")) or re.match(r"\S+==[\w.]+( +# |$)", line), line

@@ -31,6 +31,7 @@ class Running:
     name: str
     gpu: int
     listener: Listener
+    instance: Instance
     connections: int = 1
     started_at: float = field(default_factory=time.time)
 
@@ -145,6 +146,7 @@ class Manager:
         for change in list(self._changes):
             change.cancel()
         await asyncio.gather(*self._changes, return_exceptions=True)
+        await asyncio.gather(*(running.instance.close() for running in self._running.values()))
 
     def _changing(self, act: Act) -> Callable[[Exchange], Awaitable[Answer]]:
         async def handler(exchange: Exchange) -> Answer:
@@ -169,15 +171,16 @@ class Manager:
 
     async def _start_cold(self, avatar_id: str, name: str) -> Answer:
         await self._latency.wait()
-        listener = await self._open(name)
+        settings = self._settings
+        instance = Instance(name, self._latency, settings.max_sessions, settings.max_live_sessions)
+        listener = await self._open(instance)
         if listener is None:
             return _failed("没有可用端口")
-        running = Running(avatar_id, name, len(self._running) % GPUS, listener)
+        running = Running(avatar_id, name, len(self._running) % GPUS, listener, instance)
         self._running[name] = running
         return _done("数字人启动成功", running.described())
 
-    async def _open(self, name: str) -> Listener | None:
-        instance = Instance(name, self._latency, self._settings.max_sessions)
+    async def _open(self, instance: Instance) -> Listener | None:
         for port in self._settings.instance_ports:
             try:
                 return await self._instances.open(port, instance.routes())
@@ -189,6 +192,7 @@ class Manager:
         """Close the port first and take the time afterwards, as killing a process and waiting for it does."""
         del self._running[running.name]
         await self._instances.shut(running.listener)
+        await running.instance.close()
         await self._latency.wait()
 
     async def _stop_all(self) -> Answer:

@@ -22,6 +22,35 @@ LIP: Colour = b"\xb5\x4b\x4b"
 
 
 @dataclass(frozen=True)
+class Look:
+    """The colours of a person, and whether the hair is long."""
+
+    skin: Colour
+    hair: Colour
+    shirt: Colour
+    long_hair: bool
+    sky: Colour
+    ground: Colour
+
+
+def seed_of(name: str) -> int:
+    return zlib.crc32(name.encode())
+
+
+def look_of(name: str) -> Look:
+    """Return how somebody looks; the same name always looks the same."""
+    seed = seed_of(name)
+    return Look(
+        skin=SKINS[seed % len(SKINS)],
+        hair=HAIRS[seed // 4 % len(HAIRS)],
+        shirt=_tint(seed // 16 % 360 / 360, 0.38),
+        long_hair=bool(seed // 256 % 2),
+        sky=_backdrop(seed, 0),
+        ground=_backdrop(seed, SIZE),
+    )
+
+
+@dataclass(frozen=True)
 class Ellipse:
     """A filled ellipse, of which only the rows from `top` to `bottom` show."""
 
@@ -46,18 +75,16 @@ class Ellipse:
 @lru_cache(maxsize=256)
 def portrait(name: str) -> bytes:
     """Return the PNG of a name; the same name always looks the same."""
-    shapes = _face(zlib.crc32(name.encode()))
-    rows = b"".join(b"\x00" + _row(row, shapes, _backdrop(name, row)) for row in range(SIZE))
+    shapes, seed = _face(look_of(name)), seed_of(name)
+    rows = b"".join(b"\x00" + _row(row, shapes, _backdrop(seed, row)) for row in range(SIZE))
     return _png(rows)
 
 
-def _face(seed: int) -> tuple[Ellipse, ...]:
-    skin, hair = SKINS[seed % len(SKINS)], HAIRS[seed // 4 % len(HAIRS)]
-    shirt = _tint(seed // 16 % 360 / 360, 0.38)
-    length = 160 + seed // 256 % 2 * 40
+def _face(look: Look) -> tuple[Ellipse, ...]:
+    skin, hair = look.skin, look.hair
     return (
-        Ellipse(128, 124, 74, 84, hair, bottom=length),
-        Ellipse(128, 270, 104, 74, shirt),
+        Ellipse(128, 124, 74, 84, hair, bottom=200 if look.long_hair else 160),
+        Ellipse(128, 270, 104, 74, look.shirt),
         Ellipse(128, 204, 26, 34, skin),
         Ellipse(128, 128, 58, 70, skin),
         Ellipse(128, 92, 62, 46, hair, bottom=88),
@@ -90,8 +117,8 @@ def _spans(row: int, shapes: tuple[Ellipse, ...]) -> Iterator[tuple[Ellipse, tup
             yield shape, (first, last)
 
 
-def _backdrop(name: str, row: int) -> Colour:
-    return _tint(zlib.crc32(name.encode()) % 360 / 360, 0.82 - 0.22 * row / SIZE)
+def _backdrop(seed: int, row: int) -> Colour:
+    return _tint(seed % 360 / 360, 0.82 - 0.22 * row / SIZE)
 
 
 def _tint(hue: float, lightness: float) -> Colour:

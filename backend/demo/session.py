@@ -81,6 +81,8 @@ avatar gateway on {url}, with a demo world ({self.latency_seconds:g} s for its s
   accounts
 {rows}
 
+  console {url}/console
+
   try
     TOKEN=$(curl -s {url}/api/login --json '{{"email":"{student}","password":"{PASSWORD}"}}' | cut -d'"' -f4)
     curl -s {url}/api/avatar/list -H "Authorization: Bearer $TOKEN"

@@ -49,6 +49,8 @@ class Settings:
     # A real instance takes 100 peers and forgets those that hang up. Nobody hangs up on a stand-in
     # answer, so a limit of 100 would be used up by the hundredth reconnect.
     max_sessions: int = 10_000
+    # Those with video and sound, of one instance; each takes a share of a core.
+    max_live_sessions: int = 8
     list_form: bool = False
     model_stays_open: bool = False
 

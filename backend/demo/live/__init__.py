@@ -1,0 +1,1 @@
+"""The media engine of an instance: a drawn face that speaks, by WebRTC, in a process of its own."""
