@@ -36,8 +36,7 @@ OF_PROXIES = (b"x-forwarded-for", b"x-forwarded-host", b"forwarded", b"via", b"x
     access="tutor",
     errors=(404,),
     answers={200: {"type": "object", "additionalProperties": True}},
-    errors=(404,),
-    description="404 where figures are switched off. Needs no sign-in from the machine that the gateway runs on.",
+    description="404 where they are switched off; no sign-in is needed from the gateway's own machine.",
 )
 @direct
 async def stats() -> GatewayResponse:
