@@ -28,6 +28,8 @@ PUBLIC = {
     ("GET", "/static/avatars/offer"),
     ("GET", "/docs"),
     ("GET", "/docs/offer"),
+    ("GET", "/console"),
+    ("GET", "/console/offer"),
 }
 
 
