@@ -218,6 +218,35 @@ async def test_two_tutors_who_remove_each_other_at_once_do_not_both_succeed(
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize("leaves_first", [True, False], ids=["leaving first", "demotion first"])
+async def test_tutor_who_leaves_while_the_other_one_is_demoted_does_not_leave_nobody(
+    school: School, leaves_first: bool
+) -> None:
+    begun, other_began = threading.Event(), threading.Event()
+
+    def leave(session: Session) -> None:
+        account_changes.leave(session, school.ann, "ann@school.example", "tutor")
+
+    def demote(session: Session) -> None:
+        account_changes.change(session, AT_THE_COMMAND_LINE, school.bob, {"role": "student"})
+
+    def first(session: Session) -> None:
+        (leave if leaves_first else demote)(session)
+        begun.set()
+        assert other_began.wait(10)
+
+    def second(session: Session) -> None:
+        assert begun.wait(10)
+        other_began.set()  # and now it has to wait for the first one's transaction
+        (demote if leaves_first else leave)(session)
+
+    outcomes = await asyncio.gather(school.run(first), school.run(second), return_exceptions=True)
+    assert outcomes[0] is None
+    assert isinstance(outcomes[1], Conflict)
+    assert await school.tutors() == [school.bob if leaves_first else school.ann]
+
+
+@pytest.mark.asyncio
 async def test_many_who_remove_many_leave_one_and_break_nothing(school: School) -> None:
     def tutors(session: Session) -> list[int]:
         return [accounts.insert(session, f"t{n}@school.example", "hash", "tutor").id for n in range(4)]
