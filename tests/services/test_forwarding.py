@@ -40,7 +40,8 @@ RULES = Rules(GENEROUS)
 
 @pytest_asyncio.fixture(params=["direct", "reqwest", "httpx"])
 async def client(request: pytest.FixtureRequest) -> AsyncIterator[HttpClient]:
-    async with client_of(request.param, gateway_connect_seconds=0.3) as opened:
+    # Short for what never answers, long enough for a busy machine: a peer that is there must not seem away.
+    async with client_of(request.param, gateway_connect_seconds=1.5) as opened:
         yield opened
 
 
