@@ -1,6 +1,7 @@
 """`python -m benchmarks.seeing`: what it costs to count and time every call, and whether the times are right.
 
-The gateway runs twice on one core, GATEWAY_FIGURES on and off: wrk asks one and then the other, in turns.
+On one core the gateway runs with GATEWAY_FIGURES on, and twice with it off: each gets some hundred calls, in
+turns, many times, and the processor time of neighbours is compared. The two that are alike tell the noise.
 Then calls to an upstream of known latency are timed outside and by Server-Timing.
 """
 
@@ -14,17 +15,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from benchmarks import command, gateway, report, upstream
-from benchmarks.calls import Told, in_turn
-from benchmarks.figures import Limit, Spread, at_most, percentile, ratios
+from benchmarks import command, gateway, report, upstream, usage
+from benchmarks.calls import Connection, Told, in_turn
+from benchmarks.figures import Limit, Spread, at_most, differences, percentile, ratios
 from benchmarks.machine import described, require
-from benchmarks.measures import Kind, Measure, measured
+from benchmarks.processes import Failure, Process
 from benchmarks.stream import head
 from benchmarks.subjects import Running, Stage
 
-TOOLS = ("nginx", "wrk", "taskset", "setpriv")
+TOOLS = ("nginx", "taskset", "setpriv")
 VERSIONS = ("flask", "hypercorn", "granian", "uvloop", "ddsketch", "prometheus_client")
-SWITCHES: Mapping[str, str] = {"on": "true", "off": "false"}
+SWITCHES: Mapping[str, str] = {"on": "true", "off": "false", "again": "false"}
 # Short beside avatar calls, long beside a client that waits for its turn on the core.
 UPSTREAM_SECONDS = 0.2
 USERS = 4
@@ -52,43 +53,37 @@ class Times:
 
 @dataclass(frozen=True)
 class Cost:
-    """One server's rounds with and without."""
+    """Seconds of processor time for a call in each turn: with figures, without, and without once more."""
 
     server: str
-    on: Sequence[Measure]
-    off: Sequence[Measure]
+    on: Sequence[float]
+    off: Sequence[float]
+    again: Sequence[float]
 
     @property
-    def by_rate(self) -> Spread:
-        """How much less is answered with it, in percent."""
-        return _less(ratios([one.value for one in self.on], [one.value for one in self.off]))
+    def more(self) -> Spread:
+        """How much more a call costs with figures, in percent."""
+        return _percent(self.on, self.off)
 
     @property
-    def by_core_time(self) -> Spread:
-        """How much less a second of processor time answers, which other work on the machine changes least."""
-        return _less(
-            ratios([one.core_rate or 0 for one in self.on], [one.core_rate or 0 for one in self.off])
-        )
+    def noise(self) -> Spread:
+        """How much more it costs one of two that are alike."""
+        return _percent(self.again, self.off)
 
     @property
     def microseconds(self) -> float:
-        """Processor time that a call costs more."""
-        more = [
-            1e6 / (a.core_rate or 1) - 1e6 / (b.core_rate or 1)
-            for a, b in zip(self.on, self.off, strict=True)
-        ]
-        return Spread.of(more).middle
+        return Spread.of(differences(self.on, self.off)).middle * 1e6
 
 
-def _less(shares: Sequence[float]) -> Spread:
-    return Spread.of([(1 - share) * 100 for share in shares])
+def _percent(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
+    return Spread.of([(ratio - 1) * 100 for ratio in ratios(ours, theirs)])
 
 
 def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = command.parser("benchmarks.seeing", "Measure what figures, Server-Timing and the log cost.")
-    parser.add_argument("--rounds", type=command.whole(1, 50), default=7, metavar="N")
+    parser.add_argument("--turns", type=command.whole(3, 10_000), default=200, metavar="N")
     parser.add_argument(
-        "--seconds", type=command.between(0.1, 60), default=2.0, metavar="S", help="of each measurement"
+        "--calls", type=command.whole(10, 100_000), default=400, metavar="N", help="of each turn"
     )
     parser.add_argument("--only", choices=gateway.SERVERS, default=None, help="one server")
     return parser.parse_args(arguments)
@@ -103,18 +98,18 @@ def main(asked: argparse.Namespace, folder: Path) -> int:
     with Stage.set_up(folder) as stage:
         os.sched_setaffinity(0, {stage.cores.load})
         for server in servers:
-            costs.append(_cost(stage, server, asked.rounds, asked.seconds))
+            costs.append(_cost(stage, server, asked.turns, asked.calls))
             times[server] = _times(stage, server)
     lines = [*_cost_lines(costs), *_time_lines(times)]
-    columns = ("what", "at most", "goal", "measured", "rounds", "")
+    columns = ("what", "at most", "goal", "measured", "turns", "")
     rows = tuple(_row(*line) for line in lines)
     tables = (
         report.Table("What seeing costs, and whether it is right", columns, rows),
         _figures(costs, times),
     )
     notes = [
-        f"Rounds: {asked.rounds}, each with figures and without in turns, {asked.seconds:g} s each, both "
-        "gateways on one core, load and upstream on another. Cost is judged by processor time for a call."
+        f"Turns: {asked.turns} of {asked.calls} calls for each, {USERS} callers; all three gateways on one "
+        "core, load and upstream on another. Ratios are taken turn by turn, the middle one is shown."
     ]
     report.show(machine, tables, notes)
     report.save(asked.markdown, report.markdown(machine, tables, notes))
@@ -128,8 +123,8 @@ def main(asked: argparse.Namespace, folder: Path) -> int:
 
 
 @contextmanager
-def _both(stage: Stage, server: str) -> Iterator[dict[str, Running]]:
-    """Run one gateway with figures and one without."""
+def _alike(stage: Stage, server: str) -> Iterator[dict[str, Running]]:
+    """Run one gateway with figures and two without."""
     with ExitStack() as stack:
         running = {}
         for name, value in SWITCHES.items():
@@ -146,20 +141,63 @@ def _both(stage: Stage, server: str) -> Iterator[dict[str, Running]]:
             running[name] = Running(it.process, it.url + gateway.FILES, it.url + gateway.SINK, it.headers)
         # A sign-in ends the one before it: all gateways of the account take the last one's.
         yield {
-            name: Running(one.process, one.files, one.sink, running["off"].headers)
+            name: Running(one.process, one.files, one.sink, running["again"].headers)
             for name, one in running.items()
         }
 
 
-def _cost(stage: Stage, server: str, rounds: int, seconds: float) -> Cost:
-    found: dict[str, list[Measure]] = {name: [] for name in SWITCHES}
-    with _both(stage, server) as running:
-        for number in range(1, rounds + 1):
-            report.progress(f"{server}: round {number} of {rounds}")
-            # Who goes first changes, as a machine that slows down amid a round would favour the same one.
-            for name in list(SWITCHES)[:: 1 if number % 2 else -1]:
-                found[name].append(measured(Kind.SMALL, stage, running[name], seconds))
-    return Cost(server, found["on"], found["off"])
+def _cost(stage: Stage, server: str, turns: int, calls: int) -> Cost:
+    report.progress(f"{server}: {turns} turns")
+    with _alike(stage, server) as running:
+        return Cost(server, **asyncio.run(_in_turns(running, turns, calls)))
+
+
+async def _in_turns(running: Mapping[str, Running], turns: int, calls: int) -> dict[str, list[float]]:
+    """Return what a call costs each of them, turn by turn."""
+    found: dict[str, list[float]] = {name: [] for name in running}
+    with ExitStack() as stack:
+        callers = {name: await Callers.ready(one) for name, one in running.items()}
+        for caller in callers.values():
+            stack.callback(caller.close)
+            await caller.cost(calls)  # what is made once is made now
+        for turn in range(turns):
+            # Each is first as often as the others.
+            order = [*running][turn % 3 :] + [*running][: turn % 3]
+            for name in order:
+                found[name].append(await callers[name].cost(calls))
+    return found
+
+
+class Callers:
+    """Kept connections to one gateway, each of which sends the next call when it has the answer."""
+
+    def __init__(self, process: Process, connections: list[Connection], request: bytes) -> None:
+        self._process = process
+        self._connections = connections
+        self._request = request
+
+    @classmethod
+    async def ready(cls, running: Running) -> "Callers":
+        assert running.process is not None
+        parts = urlsplit(running.files)
+        request = head("GET", f"{parts.path}/small", parts.netloc, running.headers)
+        address = (parts.hostname or "", parts.port or 80)
+        return cls(running.process, [await Connection.opened(address) for _ in range(USERS)], request)
+
+    async def cost(self, calls: int) -> float:
+        """Make so many calls; return the gateway's processor time for one. Raises Failure."""
+        before = usage.exact_processor_seconds(self._process)
+        await asyncio.gather(*(self._some(one, calls // USERS) for one in self._connections))
+        return (usage.exact_processor_seconds(self._process) - before) / (calls // USERS * USERS)
+
+    async def _some(self, connection: Connection, calls: int) -> None:
+        for _ in range(calls):
+            if await connection.send(self._request) != 200:
+                raise Failure("a call failed")
+
+    def close(self) -> None:
+        for connection in self._connections:
+            connection.close()
 
 
 def _times(stage: Stage, server: str) -> Times:
@@ -195,8 +233,8 @@ Line = tuple[str, Limit | None, Spread]
 
 def _cost_lines(costs: Sequence[Cost]) -> Iterator[Line]:
     for cost in costs:
-        yield f"{cost.server}: processor time of small calls", COST, cost.by_core_time
-        yield f"{cost.server}: rate of small calls", None, cost.by_rate
+        yield f"{cost.server}: processor time of small calls, more", COST, cost.more
+        yield f"{cost.server}: the same of two that are alike", None, cost.noise
 
 
 def _time_lines(times: Mapping[str, Times]) -> Iterator[Line]:
@@ -211,25 +249,15 @@ def _row(what: str, limit: Limit | None, said: Spread) -> tuple[str, ...]:
 
 
 def _figures(costs: Sequence[Cost], times: Mapping[str, Times]) -> report.Table:
-    columns = (
-        "server",
-        "with",
-        "without",
-        "a call costs more",
-        "seen outside",
-        "gateway",
-        "wait",
-        "upstream",
-    )
+    columns = ("server", "with", "without", "more", "seen outside", "gateway", "wait", "upstream")
     rows = []
     for cost in costs:
         one = times[cost.server]
-        rates = [Spread.of([m.value for m in measures]).middle for measures in (cost.on, cost.off)]
+        spent = [Spread.of(turns).middle * 1e6 for turns in (cost.on, cost.off)]
         rows.append(
             (
                 cost.server,
-                *(report.with_unit(rate, "req/s") for rate in rates),
-                report.with_unit(cost.microseconds, "µs"),
+                *(report.with_unit(value, "µs/call") for value in (*spent, cost.microseconds)),
                 *(report.with_unit(value, "ms") for value in (one.seen, one.gateway, one.wait, one.upstream)),
             )
         )

@@ -481,9 +481,8 @@ def test_times_that_answers_tell_are_set_beside_those_outside() -> None:
         timed([Told(0.0, 0.06, 200, b"HTTP/1.1 200 ")])
 
 
-def test_what_seeing_costs_is_compared_round_by_round() -> None:
-    on = [Measure(950, 950, 1.0), Measure(475, 475, 0.5)]
-    off = [Measure(1000, 1000, 1.0), Measure(500, 500, 0.5)]
-    cost = Cost("hypercorn", on, off)
-    assert cost.by_rate.middle == cost.by_core_time.middle == pytest.approx(5)
-    assert cost.microseconds == pytest.approx(1e6 / 950 - 1e6 / 1000)
+def test_what_seeing_costs_is_compared_turn_by_turn() -> None:
+    cost = Cost("hypercorn", on=[105e-6, 210e-6], off=[100e-6, 200e-6], again=[101e-6, 202e-6])
+    assert cost.more.middle == pytest.approx(5)
+    assert cost.noise.middle == pytest.approx(1)
+    assert cost.microseconds == pytest.approx(7.5)

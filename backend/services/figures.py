@@ -1,4 +1,4 @@
-"""Counts every request when it is over, in about a microsecond; everything else is worked out by who asks."""
+"""Counts every request that is over, in about a microsecond; who asks works everything else out."""
 
 from bisect import bisect_left
 from collections.abc import Callable
@@ -12,6 +12,10 @@ from backend.services.trail import Trail
 # A method is the client's to invent: those that nobody knows share a label.
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
 OTHER_METHODS = "other"
+# Sorted in together: a tenth of a millisecond, during which nobody is served.
+AT_ONCE = 100
+
+Noted = tuple[Trail, float, str, str, "Trouble | None", int, int]
 
 
 class Trouble(NamedTuple):
@@ -29,6 +33,7 @@ class Figures:
         self.began = clock()
         self._counts = Counts()
         self._series = self._counts.series
+        self._noted: list[Noted] = []
         self._slot = Slot(self.began)
         self._slot_ends = self.began + SLOT_SECONDS
         self._counts.slots.append(self._slot)
@@ -36,43 +41,54 @@ class Figures:
     def count(
         self, trail: Trail, method: str, kind: str, trouble: Trouble | None, received: int, sent: int
     ) -> None:
-        """Count a request that is over now; `kind` is the class of its answer, the sizes are in bytes."""
+        """Count a request that is over now; `kind` is the class of its answer, the sizes are in bytes.
+
+        It is noted only: many at once cost half as much to sort in as each by itself.
+        """
         now = self._clock()
         if now >= self._slot_ends:
             self._turn(now)
-        seconds = now - trail.began
+        self._noted.append((trail, now - trail.began, method, kind, trouble, received, sent))
+        if len(self._noted) >= AT_ONCE:
+            self._sort_in()
+
+    def _sort_in(self) -> None:
+        """Add what was noted to the slot and series that it belongs to."""
+        noted, self._noted = self._noted, []
         slot = self._slot
-        slot.requests += 1
-        slot.received += received
-        slot.sent += sent
-        slot.seconds += seconds
-        slot.durations[bisect_left(sketches.BOUNDS, seconds)] += 1
-        series = self._series.get((trail.route, method, kind))
-        if series is None:
-            series = self._series_of(trail.route, method, kind)
-        series.count += 1
-        sums, buckets = series.sums, series.buckets
-        sums[0] += seconds
-        buckets[0][bisect_left(BUCKETS, seconds)] += 1
-        head = trail.head
-        if head is not None:
-            own, upstream = trail.own, trail.upstream
-            slot.own_seconds += own
-            slot.owns[bisect_left(sketches.BOUNDS, own)] += 1
-            series.heads += 1
-            sums[1] += own
-            buckets[1][bisect_left(BUCKETS, own)] += 1
-            sums[2] += upstream
-            buckets[2][bisect_left(BUCKETS, upstream)] += 1
-            sums[3] += head
-            buckets[3][bisect_left(BUCKETS, head)] += 1
-        if trouble is not None:
-            slot.errors += 1
-            error = (*trouble, trail.upstream_name or "")
-            self._counts.errors[error] = self._counts.errors.get(error, 0) + 1
+        durations, owns, known = slot.durations, slot.owns, self._series
+        fine, coarse, place = sketches.BOUNDS, BUCKETS, bisect_left
+        for trail, seconds, method, kind, trouble, received, sent in noted:
+            slot.received += received
+            slot.sent += sent
+            slot.seconds += seconds
+            durations[place(fine, seconds)] += 1
+            series = known.get((trail.route, method, kind)) or self._series_of(trail.route, method, kind)
+            series.count += 1
+            sums, (took, own_took, upstream_took, head_took) = series.sums, series.buckets
+            sums[0] += seconds
+            took[place(coarse, seconds)] += 1
+            head = trail.head
+            if head is not None:
+                own, upstream = trail.own, trail.upstream_head
+                slot.own_seconds += own
+                owns[place(fine, own)] += 1
+                series.heads += 1
+                sums[1] += own
+                own_took[place(coarse, own)] += 1
+                sums[2] += upstream
+                upstream_took[place(coarse, upstream)] += 1
+                sums[3] += head
+                head_took[place(coarse, head)] += 1
+            if trouble is not None:
+                slot.errors += 1
+                error = (*trouble, trail.upstream_name or "")
+                self._counts.errors[error] = self._counts.errors.get(error, 0) + 1
+        slot.requests += len(noted)
 
     def taken(self) -> Counts:
         """Return the counts of this moment."""
+        self._sort_in()
         now = self._clock()
         if now >= self._slot_ends:
             self._turn(now)
@@ -92,6 +108,7 @@ class Figures:
 
     def _turn(self, now: float) -> None:
         """Begin a new slot; those that are older than the window join the past."""
+        self._sort_in()
         counts = self._counts
         oldest = now - WINDOW_SECONDS - SLOT_SECONDS
         counts.past = Slot.together((counts.past, *(slot for slot in counts.slots if slot.began <= oldest)))
@@ -101,4 +118,4 @@ class Figures:
         counts.slots.append(self._slot)
 
     def __repr__(self) -> str:
-        return f"<Figures {self._counts.whole.requests} requests, {len(self._series)} series>"
+        return f"<Figures {self.taken().whole.requests} requests, {len(self._series)} series>"

@@ -12,11 +12,22 @@ T = TypeVar("T")
 UNMATCHED = "unmatched"
 
 
+_HUNDREDTHS = tuple(b"%.2f" % (number / 100) for number in range(2_000))
+_NOTHING = _HUNDREDTHS[0]
+
+
+def _milliseconds(seconds: float) -> bytes:
+    """Return the milliseconds with two digits; short times, which are most, are written beforehand."""
+    hundredths = int(seconds * 1e5 + 0.5)
+    return _HUNDREDTHS[hundredths] if hundredths < 2_000 else b"%.2f" % (seconds * 1e3)
+
+
 class Trail:
     """Where the time of one request went, in seconds, until the head of its answer was sent.
 
     `wait` is for a place in the pool, `upstream` from sending a call to the head of its answer, `reading` for
-    a small request body; `own`, known with the head, is what is left: the gateway's own part.
+    a small request body. With the head `own` is known, what is left as the gateway's own part, and
+    `upstream_head`; calls that are made later only add to `upstream`.
     """
 
     __slots__ = (
@@ -27,6 +38,7 @@ class Trail:
         "request_id",
         "route",
         "upstream",
+        "upstream_head",
         "upstream_name",
         "wait",
     )
@@ -41,19 +53,21 @@ class Trail:
         self.reading = 0.0
         self.head: float | None = None
         self.own = 0.0
+        self.upstream_head = 0.0
 
     def answered(self) -> None:
         """The head of the answer is about to be sent."""
         self.head = perf_counter() - self.began
+        self.upstream_head = self.upstream
         own = self.head - self.wait - self.upstream - self.reading
         self.own = own if own > 0 else 0.0  # calls made side by side count more than the time they took
 
     def timing(self) -> bytes:
         """Return the value of Server-Timing, in milliseconds; `answered` comes before."""
-        return b"gateway;dur=%.2f, wait;dur=%.2f, upstream;dur=%.2f" % (
-            self.own * 1e3,
-            self.wait * 1e3,
-            self.upstream * 1e3,
+        return b"gateway;dur=%b, wait;dur=%b, upstream;dur=%b" % (
+            _milliseconds(self.own),
+            _milliseconds(self.wait) if self.wait else _NOTHING,
+            _milliseconds(self.upstream) if self.upstream else _NOTHING,
         )
 
     @contextmanager

@@ -17,7 +17,8 @@ def ended(clock: Clock, seconds: float = 0.02, route: str = "/x", upstream: floa
     """The trail of a request that is over now and had its head at half its time."""
     trail = Trail()
     trail.route, trail.began = route, clock.now - seconds
-    trail.upstream, trail.head, trail.own = upstream, seconds / 2, 0.001
+    trail.upstream_head, trail.head, trail.own = upstream, seconds / 2, 0.001
+    trail.upstream = 100 * upstream  # what comes after the head does not count
     return trail
 
 
