@@ -2,7 +2,7 @@
 
 DDSketch says into which bin a duration falls so that the middle of the bin is never more than ACCURACY away
 from it. Its bins, up to a day, are laid out here beforehand: to count is one search in a table, a third of
-what asking the library costs. The library makes percentiles of the counts (docs/decisions/0014-figures.md).
+what asking the library costs. The library makes percentiles of the counts (docs/decisions/0017-figures.md).
 """
 
 from bisect import bisect_left
