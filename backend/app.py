@@ -37,27 +37,34 @@ from backend.services.chats import Chats
 from backend.services.database import Database
 from backend.services.file_store import FileStore
 from backend.services.files import Files
+from backend.services.fleet import Fleet
 from backend.services.forwarding import MEGABYTE, Forwarder, Upstream
+from backend.services.housekeeping import Housekeeping, Patience
 from backend.services.http_client import HttpClient
-from backend.services.instances import Instances, Ports
 from backend.services.language_models import LanguageModels
 from backend.services.library import Library
+from backend.services.livetalking_fleet import LiveTalkingFleet
 from backend.services.mail import Mail
+from backend.services.managed_fleet import ManagedFleet
 from backend.services.model import Model
 from backend.services.narration import Narration
 from backend.services.notifications import Notifications
 from backend.services.own_account import OwnAccount
 from backend.services.passwords import Passwords
+from backend.services.peer_watch import PeerWatch
 from backend.services.pictures import Pictures
 from backend.services.profiles import Profiles
 from backend.services.rate_limits import RateLimits
 from backend.services.readiness import Readiness, files_check, loop_check, places_check
 from backend.services.redis_link import RedisLink, linked
 from backend.services.retrieval import Retrieval
+from backend.services.seats import Ports
+from backend.services.sessions import Sessions
 from backend.services.signalling import Signalling
 from backend.services.signing_key import load_key
 from backend.services.threads import Threads
 from backend.services.tokens import Tokens
+from backend.services.upkeep import Upkeep
 from backend.services.verification import Verification
 from backend.services.watching import Watching
 
@@ -129,15 +136,15 @@ def _gateway(flask: Flask, settings: Settings, key: str, shared: Shared) -> Gate
     forwarder = Forwarder(client)
     catalogue = Upstream.at("catalogue", *settings.avatar_service_url)
     manager = Upstream.at("manager", *settings.avatar_manager_url)
-    ports = Ports(settings.avatar_instance_host, *settings.avatar_instance_ports)
     notifications = Notifications(store)
-    instances = Instances(forwarder, manager, store, ports, on_new=notifications.avatar_ready)
+    upkeep = _upkeep(settings, forwarder, manager, store, notifications)
+    sessions = upkeep.sessions
     tokens = Tokens(key, store, staleness_seconds=settings.gateway_revocation_seconds, feed=shared.feed)
     mail = Mail.of(settings)
     verification = Verification(key, store, mail)
     profiles = Profiles(store)
     pictures = Pictures(store, profiles, settings.files_dir / "avatars")
-    administration = Administration(store, passwords, tokens, instances, pictures)
+    administration = Administration(store, passwords, tokens, sessions, pictures)
     chats = Chats(store)
     watching = Watching.of(settings, client, forwarder)
     return Gateway(
@@ -153,8 +160,9 @@ def _gateway(flask: Flask, settings: Settings, key: str, shared: Shared) -> Gate
         client=client,
         forwarder=forwarder,
         catalogue=Catalogue(forwarder, catalogue, stale_after_seconds=settings.gateway_stale_list_seconds),
-        instances=instances,
-        signalling=Signalling(forwarder, instances),
+        sessions=sessions,
+        upkeep=upkeep,
+        signalling=Signalling(forwarder, sessions),
         speech=speech.load(settings.gateway_tts_models),
         files=Files(
             store,
@@ -171,8 +179,21 @@ def _gateway(flask: Flask, settings: Settings, key: str, shared: Shared) -> Gate
         readiness=_readiness(settings, store, forwarder, (catalogue, manager), watching, shared),
         watching=watching,
         chats=chats,
-        answering=_answering(settings, forwarder, chats, instances),
+        answering=_answering(settings, forwarder, chats, sessions),
     )
+
+
+def _upkeep(
+    settings: Settings, forwarder: Forwarder, manager: Upstream, store: Database, notifications: Notifications
+) -> Upkeep:
+    ports = Ports(settings.avatar_instance_host, *settings.avatar_instance_ports)
+    fleet: Fleet = ManagedFleet(forwarder, manager, ports)
+    if settings.avatar_kind == "livetalking":
+        fleet = LiveTalkingFleet(forwarder, ports, room=settings.gateway_instance_sessions)
+    waiting = settings.gateway_avatar_waiting
+    sessions = Sessions(fleet, store, ports, most_waiting=waiting, on_new=notifications.avatar_ready)
+    patience = Patience(settings.gateway_offer_seconds, settings.gateway_avatar_idle_seconds)
+    return Upkeep(sessions, Housekeeping(sessions, patience), PeerWatch(sessions, forwarder, ports))
 
 
 def _readiness(
@@ -198,13 +219,13 @@ def _readiness(
     return Readiness(store, forwarder, upstreams, checks, link=shared.link)
 
 
-def _answering(settings: Settings, forwarder: Forwarder, chats: Chats, instances: Instances) -> Answering:
+def _answering(settings: Settings, forwarder: Forwarder, chats: Chats, sessions: Sessions) -> Answering:
     return Answering(
         Helpers(
             chats=chats,
             model=Model(forwarder, Upstream.at("model", settings.llm_url)),
             retrieval=Retrieval(forwarder, Upstream.at("retrieval", settings.rag_url)),
-            narration=Narration(forwarder, instances),
+            narration=Narration(forwarder, sessions),
             archive=Archive(chats),
         )
     )
@@ -226,7 +247,8 @@ def _lifespan(
             stack.push_async_callback(gateway.tokens.aclose)
             await gateway.tokens.start()
             stack.push_async_callback(gateway.catalogue.aclose)
-            stack.push_async_callback(gateway.instances.aclose)
+            stack.push_async_callback(gateway.upkeep.aclose)
+            gateway.upkeep.start()
             stack.push_async_callback(gateway.files.aclose)
             await gateway.files.start()
             stack.push_async_callback(gateway.mail.aclose)

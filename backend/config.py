@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from dotenv import dotenv_values
 from pydantic import (
@@ -25,7 +25,6 @@ from backend.forms import (
     CommaList,
     HttpVersion,
     HttpVersions,
-    Method,
     PortRange,
     RateLimit,
     Seconds,
@@ -36,36 +35,13 @@ from backend.forms import (
     redis_url,
     secrets_of,
 )
+from backend.mount import Mount as Mount
 
 PREFIX = "GATEWAY_"
 
 
 class SettingsError(Exception):
     """Every bad setting at once, one line each: name, problem, allowed form; never a secret value."""
-
-
-class Mount(BaseModel):
-    """One extra pass-through mount of GATEWAY_MOUNTS."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    prefix: str
-    upstream: BaseUrl
-    auth: Literal["required", "optional", "none"]
-    methods: tuple[Method, ...] = ("GET",)
-    max_body_mb: Annotated[float, Field(ge=0, le=10_240)] = 100
-    timeout: Seconds = 60
-    total: Seconds | None = None
-    cookies: bool = False
-    max_calls: Annotated[int | None, Field(ge=1, le=100_000)] = None
-    http_version: HttpVersion | None = None
-
-    @field_validator("prefix")
-    @classmethod
-    def _plain_path(cls, value: str) -> str:
-        if not re.fullmatch(r"(/[A-Za-z0-9_.~-]+)+", value) or re.search(r"/\.{1,2}(/|$)", value):
-            raise ValueError("needs the form /api/live")
-        return value
 
 
 class Settings(BaseModel):
@@ -90,6 +66,26 @@ class Settings(BaseModel):
     avatar_instance_host: str = Field("127.0.0.1", description="The one host where instances may live.")
     avatar_instance_ports: PortRange = Field(
         (8615, 8714), description="Ports where instances may live; nothing else is ever dialled."
+    )
+    avatar_kind: Literal["managed", "livetalking"] = Field(
+        "managed",
+        description="Who runs the instances: a manager at AVATAR_MANAGER_URL, or nobody (`livetalking`): "
+        "then one may stand at each of AVATAR_INSTANCE_PORTS, and the gateway counts who is where.",
+    )
+    gateway_instance_sessions: int = Field(
+        1, ge=1, le=10_000, description="Users that an instance without a manager takes, unless it says so."
+    )
+    gateway_offer_seconds: Seconds = Field(
+        60.0, description="How long an avatar waits for its user's connection before it is let go of."
+    )
+    gateway_avatar_idle_seconds: Seconds = Field(
+        1800.0, description="How long an avatar is kept for a user who says nothing to it."
+    )
+    gateway_avatar_waiting: int = Field(
+        100, ge=0, le=100_000, description="People who may stand in line while every avatar is taken."
+    )
+    gateway_avatar_wait_seconds: Seconds = Field(
+        60.0, description="Longest wait in line within one call, for those who ask to wait."
     )
     llm_url: BaseUrl = Field("http://127.0.0.1:8611", description="Chat model.")
     rag_url: BaseUrl = Field("http://127.0.0.1:8602", description="Retrieval service.")

@@ -26,7 +26,6 @@ from backend.services.files import Files
 from backend.services.forwarding import MEGABYTE, Forwarder, Inbound
 from backend.services.headers import Origin, first, request_id_or_none
 from backend.services.http_client import HttpClient
-from backend.services.instances import Instances
 from backend.services.language_models import LanguageModels
 from backend.services.mail import Mail
 from backend.services.multipart import small_form
@@ -37,10 +36,12 @@ from backend.services.pictures import Pictures
 from backend.services.profiles import Profiles
 from backend.services.rate_limits import RateLimits
 from backend.services.readiness import Readiness
+from backend.services.sessions import Sessions
 from backend.services.signalling import Signalling
 from backend.services.speech import Models
 from backend.services.streams import ByteStream, LimitedStream, check_length, in_time, read_whole
 from backend.services.tokens import Principal, Tokens
+from backend.services.upkeep import Upkeep
 from backend.services.verification import Verification
 from backend.services.watching import Watching
 from backend.wsgi import WsgiBody, raw_headers, raw_target
@@ -69,7 +70,8 @@ class Gateway:
     client: HttpClient
     forwarder: Forwarder
     catalogue: Catalogue
-    instances: Instances
+    sessions: Sessions
+    upkeep: Upkeep
     signalling: Signalling
     speech: Models
     files: Files

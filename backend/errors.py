@@ -30,6 +30,8 @@ GatewayError                          source    status  retry is safe
     ├── UpstreamGarbage                         502     no
     ├── UpstreamRejected                        502     no
     ├── UpstreamBusy                            503     yes
+    │   └── NoFreePlace                         503     yes
+    ├── AvatarGone                              503     no (start it again first)
     └── UpstreamUnavailable                     503     yes (never sent)
 
 `retryable` in an answer tells the caller that asking again is safe and may help. `sent` tells the
@@ -54,6 +56,11 @@ class GatewayError(Exception):
         self.msg = msg or self.default_msg
         self.retry_after_seconds = retry_after_seconds
         super().__init__(self.msg)
+
+    @property
+    def further(self) -> dict[str, object]:
+        """What the answer says beside the fields that every error has."""
+        return {}
 
 
 class InboundError(GatewayError):
@@ -257,6 +264,32 @@ class UpstreamBusy(UpstreamError):
 
     def __init__(self, msg: str | None = None, *, retry_after_seconds: int | None = 5) -> None:
         super().__init__(msg, retry_after_seconds=retry_after_seconds)
+
+
+class NoFreePlace(UpstreamBusy):
+    """Every avatar is taken; `position` is the caller's place in the line, None for one who is not in it."""
+
+    code = "no_free_place"
+    default_msg = "Every avatar is taken. Please wait for your turn."
+
+    def __init__(
+        self, msg: str | None = None, *, retry_after_seconds: int | None = 5, position: int | None = None
+    ) -> None:
+        super().__init__(msg, retry_after_seconds=retry_after_seconds)
+        self.position = position
+
+    @property
+    def further(self) -> dict[str, object]:
+        return {"position": self.position}
+
+
+class AvatarGone(UpstreamError):
+    """The caller's instance has ended: nothing can be said to it until another one is started."""
+
+    status = 503
+    code = "avatar_gone"
+    sent = False
+    default_msg = "Your avatar is no longer running. Please start it again."
 
 
 class UpstreamUnavailable(UpstreamError):

@@ -69,6 +69,7 @@ def draw(error: Exception) -> GatewayResponse:
             "code": shown.code,
             "request_id": inbound().origin.request_id,
             "retryable": shown.retryable,
+            **shown.further,
         },
         shown.status,
     )

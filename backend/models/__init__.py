@@ -2,8 +2,10 @@
 
 from backend.models.action_log import ActionLog
 from backend.models.avatar_session import AvatarSession
+from backend.models.avatar_ticket import AvatarTicket
 from backend.models.base import Base
 from backend.models.chat import Chat, Message
+from backend.models.lease import Lease
 from backend.models.login_session import LoginSession
 from backend.models.notification import Notification
 from backend.models.profile import Profile
@@ -14,8 +16,10 @@ from backend.models.verification_code import VerificationCode
 __all__ = [
     "ActionLog",
     "AvatarSession",
+    "AvatarTicket",
     "Base",
     "Chat",
+    "Lease",
     "LoginSession",
     "Message",
     "Notification",

@@ -1,9 +1,11 @@
 """Signing in and out, registration, codes, passwords, and the end of an account."""
 
+from contextlib import suppress
+
 from flask import Blueprint
 
 from backend.context import bearer, caller, gateway, inbound, json_body
-from backend.errors import NotAuthenticated
+from backend.errors import GatewayError, NotAuthenticated
 from backend.operations import operation
 from backend.responses import GatewayResponse, answer
 from backend.schemas.auth import (
@@ -16,6 +18,7 @@ from backend.schemas.auth import (
     Token,
 )
 from backend.schemas.common import Message
+from backend.services.tokens import Principal
 from backend.shortcut import direct
 
 auth = Blueprint("auth", __name__, url_prefix="/api")
@@ -110,8 +113,20 @@ async def logout() -> GatewayResponse:
     except NotAuthenticated:
         token = None
     if token is not None:
+        principal = await _signed_in(token)
         await gateway().tokens.revoke(token)
+        if principal is not None:
+            with suppress(GatewayError):  # else whoever looks for the signed-out does it, seconds later
+                await gateway().sessions.release(principal.user_id)
     return answer({"msg": "Signed out."})
+
+
+async def _signed_in(token: str) -> Principal | None:
+    """Return whose live sign-in a token is, None for an ended one: that of another tab may live."""
+    try:
+        return await gateway().tokens.verify(token)
+    except GatewayError:
+        return None
 
 
 @auth.post("/update_password")

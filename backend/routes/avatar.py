@@ -1,8 +1,11 @@
 """Avatars: the catalogue, a user's own instance, and the speech engines."""
 
+import re
+
 from flask import Blueprint
 
-from backend.context import body, caller, form_field, gateway, inbound, tutor
+from backend.context import body, caller, form_field, form_fields, gateway, inbound, tutor
+from backend.errors import BadRequest
 from backend.operations import Raw, operation
 from backend.responses import GatewayResponse, answer, relayed
 from backend.schemas.avatar import (
@@ -10,6 +13,7 @@ from backend.schemas.avatar import (
     Avatar,
     AvatarChoice,
     AvatarRemoval,
+    AvatarStart,
     Deleted,
     NewAvatar,
     Released,
@@ -105,16 +109,39 @@ async def delete() -> GatewayResponse:
     "Start an avatar for the caller, or find it running.",
     tag="avatar",
     answers={200: Started},
-    form=AvatarChoice,
-    errors=(404, *UPSTREAM),
-    description="May be asked again at any time. `test_yongen` means the first avatar where none bears it.",
+    form=AvatarStart,
+    headers={"prefer": "`wait=20`: wait so many seconds for a place."},
+    errors=(404, 409, *UPSTREAM),
+    description="May be asked again at any time. `test_yongen` means the first avatar where none bears it. "
+    "Where every avatar is taken, 503 tells the place in the line as `position`, which is kept for whoever "
+    "asks again after the seconds of `Retry-After`. With `wait` (or the header `Prefer: wait=20`) the call "
+    "waits in line for so many seconds itself.",
 )
 @direct
 async def start() -> GatewayResponse:
     principal = await caller()
-    name = avatar_name(await form_field("avatar_name"), "avatar_name")
-    name = await gateway().catalogue.resolve(name)
-    return answer(await gateway().instances.start(principal.user_id, name))
+    fields = await form_fields()
+    name = avatar_name(fields.get("avatar_name"), "avatar_name")
+    wait_seconds = _wait(fields.get("wait") or _preferred_wait())
+    if gateway().settings.avatar_kind == "managed":
+        name = await gateway().catalogue.resolve(name)
+    return answer(await gateway().sessions.start(principal.user_id, name, wait_seconds=wait_seconds))
+
+
+def _preferred_wait() -> str:
+    """Return the wait of a Prefer header (RFC 7240, section 4.3), "" without one."""
+    value = (first(inbound().headers, b"prefer") or b"").decode("latin-1")
+    found = re.search(r"(?:^|[,;])\s*wait\s*=\s*\"?([^,;\"]*)", value, re.IGNORECASE)
+    return found[1].strip() if found else ""
+
+
+def _wait(value: str) -> float:
+    """Return the seconds that a caller wants to wait in line, at most what the settings allow."""
+    if not value:
+        return 0.0
+    if not re.fullmatch(r"[0-9]{1,6}", value):
+        raise BadRequest("wait needs to be a whole number of seconds.")
+    return min(float(value), gateway().settings.gateway_avatar_wait_seconds)
 
 
 @avatar.post("/avatar/disconnect")
@@ -122,7 +149,7 @@ async def start() -> GatewayResponse:
 @direct
 async def disconnect() -> GatewayResponse:
     principal = await caller()
-    released = await gateway().instances.release(principal.user_id)
+    released = await gateway().sessions.release(principal.user_id)
     msg = "Your avatar was released." if released else "You had no avatar."
     return answer({"status": "success", "message": msg, "msg": msg})
 

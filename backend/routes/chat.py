@@ -145,7 +145,7 @@ async def whole() -> GatewayResponse:
         text = await answering.text()
     finally:
         await answering.aclose()
-    seat = await gateway().instances.seat_of((await caller()).user_id)
+    seat = await gateway().sessions.seat_of((await caller()).user_id)
     session = seat.peer_session if seat is not None else None
     return answer({"text_input": question, "text_output": text, "rtc_session_id": session or 0})
 

@@ -42,7 +42,7 @@ OF_PROXIES = (b"x-forwarded-for", b"x-forwarded-host", b"forwarded", b"via", b"x
 async def stats() -> GatewayResponse:
     await _permitted()
     document = await _told(summary)
-    sessions = {"signed_in": gateway().tokens.count, "avatars": await _avatars()}
+    sessions = {"signed_in": gateway().tokens.count, **await _avatars()}
     return answer({"version": VERSION, **document, "sessions": sessions})
 
 
@@ -61,12 +61,16 @@ async def exposed() -> GatewayResponse:
     return GatewayResponse(await _told(metrics.exposition), content_type=metrics.CONTENT_TYPE)
 
 
-async def _avatars() -> int | None:
-    """Return how many users have an avatar running; None while the database does not say."""
+async def _avatars() -> dict[str, object]:
+    """Return how many users have an avatar running, and at which ports; None while the database is away."""
     with suppress(GatewayError, TimeoutError):
         async with asyncio.timeout(STORE_SECONDS):
-            return await gateway().instances.count()
-    return None
+            at_ports = await gateway().sessions.count()
+            return {
+                "avatars": sum(at_ports.values()),
+                "at_ports": {str(port): n for port, n in at_ports.items()},
+            }
+    return {"avatars": None, "at_ports": None}
 
 
 async def _permitted() -> None:

@@ -37,6 +37,12 @@ class AvatarChoice(BaseModel):
     avatar_name: AvatarName
 
 
+class AvatarStart(AvatarChoice):
+    wait: str = Field(
+        "", pattern=r"^[0-9]{0,6}$", description="Seconds to wait in line where every avatar is taken."
+    )
+
+
 class AvatarRemoval(BaseModel):
     name: AvatarName
 

@@ -30,6 +30,9 @@ class Problem(Answer):
     code: str = Field(description="Stable, for programs.")
     request_id: str
     retryable: bool = Field(description="Whether asking again is safe and may help.")
+    position: int | None = Field(
+        None, description="With `no_free_place`: the caller's place in the line, 1 for the next one."
+    )
 
 
 def zoned(moment: datetime) -> str:

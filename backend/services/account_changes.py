@@ -18,7 +18,6 @@ from backend.errors import BadRequest, Conflict, NotFound
 from backend.models import Profile, User, profile
 from backend.models.user import BANNED, ROLES, STATUSES
 from backend.services import accounts, audit, profiles
-from backend.services.instances import Place, place_of
 from backend.services.notifications import notify
 
 TUTOR, ACTIVE = "tutor", "active"
@@ -46,7 +45,6 @@ class Departed:
 
     email: str
     picture: str | None
-    place: Place | None
 
 
 def create(session: Session, operator: Operator, password_hash: str, fields: Mapping[str, str]) -> int:
@@ -110,7 +108,7 @@ def leave(session: Session, user_id: int, email: str, role: str) -> Departed:
 def _removed(session: Session, action: str, operator: Operator, user_id: int, reason: str | None) -> Departed:
     user, own = _found(session, user_id)
     _keep_a_tutor(session, user_id, user.role, user.status)
-    departed = Departed(user.email, own.avatar_url, place_of(session, user_id))
+    departed = Departed(user.email, own.avatar_url)
     was = {"email": user.email, "role": user.role, "status": user.status, "username": own.username}
     _noted(
         session,

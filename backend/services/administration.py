@@ -15,9 +15,9 @@ from backend.services import account_changes, accounts
 from backend.services.account_changes import OF_THE_ACCOUNT, Changes, Departed, Operator
 from backend.services.database import Database
 from backend.services.errands import Errands
-from backend.services.instances import Instances
 from backend.services.passwords import Passwords
 from backend.services.pictures import Pictures
+from backend.services.sessions import Sessions
 from backend.services.tokens import Principal, Tokens
 
 T = TypeVar("T")
@@ -74,13 +74,13 @@ class Administration:
         database: Database,
         passwords: Passwords,
         tokens: Tokens,
-        instances: Instances,
+        sessions: Sessions,
         pictures: Pictures,
     ) -> None:
         self._database = database
         self._passwords = passwords
         self._tokens = tokens
-        self._instances = instances
+        self._sessions = sessions
         self._pictures = pictures
         self._errands = Errands(MOST_ERRANDS)
 
@@ -157,6 +157,7 @@ class Administration:
             except GatewayError as error:
                 # The change stands, and every worker learns of role and status with its next poll.
                 log.warning("the sign-in of a changed user could not be ended: %s", error.code)
+            self._errands.start(self._sessions.release(user_id))
         return changed
 
     async def _deleted(self, user_id: int, work: Callable[[Session], Departed]) -> None:
@@ -166,8 +167,7 @@ class Administration:
         except GatewayError as error:
             log.warning("the sign-in of a deleted user is looked at again later: %s", error.code)
         self._pictures.discard(departed.picture)
-        if departed.place is not None:
-            self._errands.start(self._instances.let_go(departed.place))
+        self._errands.start(self._sessions.release(user_id))
 
 
 def _member(user: User, own: Profile | None) -> Member:

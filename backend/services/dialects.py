@@ -1,13 +1,16 @@
 """What the avatar services mean by what they answer: many report failures with status 200."""
 
 import json
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from backend.errors import (
     BadRequest,
     Conflict,
     GatewayError,
+    NoFreePlace,
     NotFound,
     TooLarge,
     UnsupportedMedia,
@@ -37,9 +40,67 @@ BY_STATUS: Mapping[int, type[GatewayError]] = {
 # The manager answers 400 to everything it cannot do just now: no port, no memory, limit reached.
 MANAGER_BY_STATUS: Mapping[int, type[GatewayError]] = {**BY_STATUS, 400: UpstreamBusy}
 
+Words = tuple[tuple[str, type[GatewayError]], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How one kind of service reports failures: by status, and by words of its text where that says more.
+
+    `words` are searched for in `msg` or `message` of an answer that is a failure; the first that is found
+    counts. `failed` is what `code: -1` with status 200 means without them.
+    """
+
+    by_status: Mapping[int, type[GatewayError]]
+    words: Words = ()
+    failed: type[GatewayError] = UpstreamBusy
+
+    def object(self, status: int, content: bytes) -> dict[str, Any]:
+        """Return the object of a successful answer; raise what anything else means."""
+        told = self._told(content)
+        try:
+            return json_object(status, content, self.by_status, self.failed)
+        except GatewayError:
+            for pattern, error in self.words if told else ():
+                if re.search(pattern, told, re.IGNORECASE):
+                    raise error from None
+            raise
+
+    def _told(self, content: bytes) -> str:
+        """Return what a failure says of itself, "" for a success and for what is no JSON."""
+        try:
+            payload = json.loads(content) if self.words and len(content) < WORDS_BYTES else None
+        except (ValueError, RecursionError):
+            return ""
+        text = (payload.get("msg") or payload.get("message")) if isinstance(payload, dict) else None
+        return text if isinstance(text, str) else ""
+
+
+# A reason is a sentence; in what is longer nobody looks for one.
+WORDS_BYTES = 4096
+
+# Of the contract's own services. Instances say -1 when they are full, still start, or fail in any way.
+INSTANCE = Dialect(BY_STATUS, words=((r"session.{0,12}(not found|unknown|gone)", NotFound),))
+MANAGER = Dialect(
+    MANAGER_BY_STATUS,
+    words=(
+        (r"最大实例数|可用端口|limit|no (free|available) port", NoFreePlace),
+        (r"未运行|不存在|not running|no such", NotFound),
+        (r"缺少|必须|missing|invalid", UpstreamRejected),
+    ),
+)
+# LiveTalking looks sessions up without asking first: a missing one is a KeyError, told by its key, or 500.
+LIVETALKING = Dialect(
+    {**BY_STATUS, 500: NotFound},
+    words=((r"^'?\d+'?$", NotFound), (r"session.{0,12}(not found|unknown|gone)", NotFound)),
+)
+
 
 def refusal(
-    status: int, payload: object, by_status: Mapping[int, type[GatewayError]] = BY_STATUS
+    status: int,
+    payload: object,
+    by_status: Mapping[int, type[GatewayError]] = BY_STATUS,
+    failed: type[GatewayError] = UpstreamBusy,
 ) -> GatewayError | None:
     """Return the error that an upstream's answer means, or None for success."""
     if status >= 400:
@@ -48,7 +109,7 @@ def refusal(
         return UpstreamGarbage()
     if isinstance(payload, dict):
         if payload.get("code") == -1:
-            return UpstreamBusy()
+            return failed()
         if payload.get("status") == "error":
             return UpstreamRejected()
     return None
@@ -79,13 +140,16 @@ async def read_answer(body: ByteStream) -> bytes:
 
 
 def json_object(
-    status: int, content: bytes, by_status: Mapping[int, type[GatewayError]] = BY_STATUS
+    status: int,
+    content: bytes,
+    by_status: Mapping[int, type[GatewayError]] = BY_STATUS,
+    failed: type[GatewayError] = UpstreamBusy,
 ) -> dict[str, Any]:
     """Return the object of a successful answer; raise what anything else means."""
     if status >= 300:
         raise refusal(status, None, by_status) or UpstreamGarbage()
     payload = json_value(content)
-    error = refusal(status, payload, by_status)
+    error = refusal(status, payload, by_status, failed)
     if error is not None:
         raise error
     if not isinstance(payload, dict):

@@ -5,11 +5,11 @@ import logging
 from collections import deque
 
 from backend.errors import GatewayError
-from backend.services.dialects import json_object
 from backend.services.forwarding import Forwarder
-from backend.services.instances import Instances, Seat
 from backend.services.policies import Timeouts
+from backend.services.seats import Seat
 from backend.services.sentences import Sentences
+from backend.services.sessions import Sessions
 
 log = logging.getLogger("gateway.narration")
 
@@ -30,9 +30,9 @@ class Narration:
     A new answer for a user silences the former one. Whatever fails is dropped: text never waits for speech.
     """
 
-    def __init__(self, forwarder: Forwarder, instances: Instances) -> None:
+    def __init__(self, forwarder: Forwarder, sessions: Sessions) -> None:
         self._forwarder = forwarder
-        self._instances = instances
+        self._sessions = sessions
         self._voices: dict[int, Voice] = {}
         self._speakers: dict[int, asyncio.Task[None]] = {}
         self._looking = asyncio.Semaphore(LOOKING_AT_ONCE)
@@ -95,7 +95,7 @@ class Narration:
     async def _next_sentence(self, voice: "Voice") -> None:
         if voice.seat is None:
             async with self._looking:
-                voice.seat = await self._instances.seat_of(voice.user_id)
+                voice.seat = await self._sessions.seat_of(voice.user_id)
         seat = voice.seat
         if seat is None or seat.peer_session is None:
             voice.silence()  # nobody listens
@@ -104,7 +104,7 @@ class Narration:
             return
         said = {"sessionid": seat.peer_session, "text": sentence, "type": "echo"}
         answer = await self._forwarder.ask("POST", seat.upstream, "/human", TIMEOUTS, said)
-        json_object(answer.status, answer.content)
+        self._sessions.fleet.dialect.object(answer.status, answer.content)
 
     def __repr__(self) -> str:
         return f"<Narration {len(self._speakers)} speaking>"

@@ -6,28 +6,36 @@ from collections.abc import Mapping
 from typing import Any
 
 from backend.errors import (
+    AvatarGone,
     BadRequest,
     Conflict,
+    GatewayError,
     MethodNotAllowed,
     NotFound,
     StoreUnavailable,
+    UpstreamError,
     UpstreamGarbage,
     UpstreamRefused,
 )
-from backend.services.dialects import json_object, read_answer
+from backend.services.dialects import read_answer
 from backend.services.forwarding import MEGABYTE, Forwarded, Forwarder, Inbound, Rules
-from backend.services.headers import Pair, to_upstream
-from backend.services.instances import Instances, Seat
+from backend.services.headers import Pair, first, to_upstream
 from backend.services.names import RESERVED
 from backend.services.policies import Timeouts
-from backend.services.streams import check_length, in_time, read_whole
+from backend.services.seats import Seat
+from backend.services.session_number import NOT_YOURS, session_number
+from backend.services.sessions import NONE, Sessions
+from backend.services.sound_form import SoundForm
+from backend.services.streams import ByteStream, LimitedStream, check_length, in_time, read_whole
 from backend.services.transports import UpstreamCall
 
 log = logging.getLogger("gateway.signalling")
 
+# A browser's offer with all its candidates has some 10 KB.
+OFFER_BYTES = 256 * 1024
 # Path -> the one method it answers, and its limits. Instances also serve pages and more: none of it passes.
 ALLOWED: Mapping[str, tuple[str, Rules]] = {
-    "offer": ("POST", Rules(Timeouts(first_byte=30, idle=10, total=60))),
+    "offer": ("POST", Rules(Timeouts(first_byte=30, idle=10, total=60), max_body=OFFER_BYTES)),
     "human": ("POST", Rules(Timeouts(first_byte=3, idle=3, total=10))),
     "humanaudio": ("POST", Rules(Timeouts(first_byte=30, idle=10, total=900), max_body=101 * MEGABYTE)),
     "interrupt_talk": ("POST", Rules(Timeouts(first_byte=3, idle=3, total=10))),
@@ -36,73 +44,106 @@ ALLOWED: Mapping[str, tuple[str, Rules]] = {
     "set_audiotype": ("POST", Rules(Timeouts(first_byte=3, idle=3, total=10))),
     "health": ("GET", Rules(Timeouts(first_byte=3, idle=3, total=10))),
 }
-# Their JSON names a peer connection, and several users share an instance.
-NAMING_A_SESSION = frozenset({"human", "interrupt_talk", "is_speaking", "record", "set_audiotype"})
 # What describes the body, which is written anew.
-_OF_THE_BODY = frozenset({b"content-type", b"content-length", b"content-encoding"})
-# What the column holds; real numbers have six digits.
-_MOST_SESSION = 2**63 - 1
+_OF_THE_BODY = frozenset({b"content-type", b"content-length", b"content-encoding", b"transfer-encoding"})
 
 
 class Signalling:
     """Carries signalling calls to the caller's own instance, never to a default one or another's session."""
 
-    def __init__(self, forwarder: Forwarder, instances: Instances) -> None:
+    def __init__(self, forwarder: Forwarder, sessions: Sessions) -> None:
         self._forwarder = forwarder
-        self._instances = instances
+        self._sessions = sessions
 
     async def call(self, inbound: Inbound, user_id: int, path: str) -> dict[str, Any]:
         """Make one call and return its JSON.
 
-        Raises NotFound and MethodNotAllowed outside the list, Conflict without an instance, and NotFound for
-        a session that is not the caller's.
+        Raises NotFound and MethodNotAllowed outside the list, Conflict without an instance, AvatarGone when
+        it has ended, and NotFound for a session that is not the caller's.
         """
         if path not in ALLOWED:
             raise NotFound
         method, rules = ALLOWED[path]
         if inbound.method != method:
             raise MethodNotAllowed
-        seat = await self._instances.seat_of(user_id)
+        seat = await self._sessions.seat_of(user_id)
         if seat is None:
-            raise Conflict("You have no running avatar. Please start one first.")
+            raise Conflict(NONE)
         try:
             forwarded = await self._forwarded(inbound, seat, path, rules)
         except UpstreamRefused as exc:
-            raise UpstreamRefused("Your avatar is no longer running. Please start it again.") from exc
-        content = json_object(forwarded.status, await read_answer(forwarded.body))
+            await self._lost(seat)
+            raise AvatarGone from exc
+        dialect = self._sessions.fleet.dialect
+        content = dialect.object(forwarded.status, await read_answer(forwarded.body))
         if path == "offer" and not (content.get("sdp") and isinstance(content["sdp"], str)):
             raise UpstreamGarbage  # the page's button would stay disabled until it is loaded again
         content.pop(RESERVED, None)
         if path == "offer":
-            await self._learn(user_id, seat, content)
+            await self._learn(seat, content)
         return content
 
     async def confirm(self, user_id: int, sessions: tuple[object, ...]) -> None:
         """Check that a client has the session number that its own instance gave. Raises BadRequest."""
-        seat = await self._instances.seat_of(user_id)
+        seat = await self._sessions.seat_of(user_id)
         known = None if seat is None else seat.peer_session
         numbers = {session_number(session) for session in sessions}
         if known is None or numbers != {known}:
-            raise BadRequest("This is not the number of your avatar session.")
+            raise BadRequest(NOT_YOURS)
 
     async def _forwarded(self, inbound: Inbound, seat: Seat, path: str, rules: Rules) -> Forwarded:
         target = b"/" + path.encode("ascii")
-        if path not in NAMING_A_SESSION:
+        if path == "humanaudio":
+            return await self._sound(inbound, seat, target, rules)
+        if inbound.method != "POST":
             return await self._forwarder.forward(inbound, seat.upstream, target, rules)
-        body = json.dumps(_own(await _fields(inbound, rules.max_body), seat)).encode("ascii")
-        headers: list[Pair] = [pair for pair in inbound.headers if pair[0] not in _OF_THE_BODY]
-        headers += [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        fields = await _fields(inbound, rules.max_body)
+        fields = _offer(fields) if path == "offer" else _own(fields, seat)
+        body = json.dumps(fields).encode("ascii")
+        described = (b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))
+        return await self._send(inbound, seat, target, rules, body, described)
+
+    async def _sound(self, inbound: Inbound, seat: Seat, target: bytes, rules: Rules) -> Forwarded:
+        """Pass a recording on while it arrives."""
+        check_length(inbound.content_length, rules.max_body)
+        body = None if inbound.body is None else LimitedStream(inbound.body, rules.max_body)
+        content_type = first(inbound.headers, b"content-type") or b""
+        form = await SoundForm.begin(body, content_type, seat.peer_session)
+        try:
+            return await self._send(
+                inbound, seat, target, rules, form, ((b"content-type", form.content_type),)
+            )
+        except UpstreamError as error:
+            # An instance that hung up because the form broke off is not the one to blame.
+            raise form.failure or error from None
+
+    async def _send(
+        self,
+        inbound: Inbound,
+        seat: Seat,
+        target: bytes,
+        rules: Rules,
+        body: bytes | ByteStream,
+        described: tuple[Pair, ...],
+    ) -> Forwarded:
+        headers = [pair for pair in inbound.headers if pair[0] not in _OF_THE_BODY]
         call = UpstreamCall(
             method=inbound.method,
             origin=seat.upstream.origins[0],
             target=seat.upstream.base_path + target,
-            headers=tuple(to_upstream(headers, inbound.origin, rules.passage)),
+            headers=tuple(to_upstream([*headers, *described], inbound.origin, rules.passage)),
             body=body,
             timeouts=rules.timeouts,
         )
         return await self._forwarder.send(call, seat.upstream, rules.passage)
 
-    async def _learn(self, user_id: int, seat: Seat, answer: dict[str, Any]) -> None:
+    async def _lost(self, seat: Seat) -> None:
+        try:
+            await self._sessions.lost(seat)
+        except GatewayError as error:  # the next call, or whoever compares, finds the same
+            log.warning("an avatar that ended could not be forgotten: %s", error.code)
+
+    async def _learn(self, seat: Seat, answer: dict[str, Any]) -> None:
         """Remember the session of an answer to an offer, and tell it as a number."""
         number = session_number(answer.get("sessionid"))
         if number is None:
@@ -110,18 +151,9 @@ class Signalling:
             return
         answer["sessionid"] = number
         try:
-            await self._instances.seated(user_id, seat.port, number)
+            await self._sessions.seated(seat, number)
         except StoreUnavailable:
             log.warning("the session of an avatar could not be kept: it will show, but not speak answers")
-
-
-def session_number(value: object) -> int | None:
-    """Return a session as a number, also from its digits; None for what is none."""
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 19:
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MOST_SESSION:
-        return None
-    return value
 
 
 async def _fields(inbound: Inbound, limit: int) -> dict[str, Any]:
@@ -136,11 +168,21 @@ async def _fields(inbound: Inbound, limit: int) -> dict[str, Any]:
     return fields
 
 
+def _offer(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return an offer that an instance can answer (RFC 8866: a description begins with its version)."""
+    sdp = fields.get("sdp")
+    if not isinstance(sdp, str) or not sdp.startswith("v=0"):
+        raise BadRequest("sdp needs to be a session description.")
+    if fields.get("type") != "offer":
+        raise BadRequest("type needs to be offer.")
+    return fields
+
+
 def _own(fields: dict[str, Any], seat: Seat) -> dict[str, Any]:
     """Return the fields with the session as the number that instances know. Raises NotFound for another's."""
     if "sessionid" not in fields:
         return fields
     number = session_number(fields["sessionid"])
     if number is None or number != seat.peer_session:
-        raise NotFound("This is not the number of your avatar session.")
+        raise NotFound(NOT_YOURS)
     return {**fields, "sessionid": number}

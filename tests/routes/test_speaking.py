@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import select
 
 from backend.models import AvatarSession
 from tests.routes.test_chat_stream import answered
@@ -34,8 +35,8 @@ async def confirm(frontend: Frontend, content: Any = None, header: str | None = 
 
 
 async def kept(served: Served, user_id: int = 1) -> int | None:
-    row = await served.gateway.database.run(lambda session: session.get(AvatarSession, user_id))
-    return None if row is None else row.peer_session
+    ready = select(AvatarSession.peer_session).filter_by(user_id=user_id, state="ready")
+    return await served.gateway.database.run(lambda session: session.scalar(ready))
 
 
 @pytest.mark.asyncio

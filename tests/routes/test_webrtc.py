@@ -137,9 +137,10 @@ async def test_dead_instance_says_to_start_again_and_starting_again_helps(
     port = await started(student)
     await student.http.post(f"{world.manager_url}/avatar/stop", json={"avatar_id": "Ada Demo_user_1"})
     answer = await student.json("/api/webrtc/offer", OFFER)
-    shown = refused(answer, 502, "upstream_refused")
-    assert "start" in shown["msg"]
+    shown = refused(answer, 503, "avatar_gone")
+    assert "start it again" in shown["msg"]
     assert str(port) not in answer.text
+    refused(await student.json("/api/webrtc/offer", OFFER), 409)
     await started(student)
     good(await student.json("/api/webrtc/offer", OFFER))
 

@@ -13,11 +13,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.errors import BadRequest, Conflict, NotFound
-from backend.models import ActionLog, AvatarSession, Notification, Profile, User
+from backend.models import ActionLog, Notification, Profile, User
 from backend.services import account_changes, accounts
 from backend.services.account_changes import AT_THE_COMMAND_LINE, Operator
 from backend.services.database import Database
-from backend.services.instances import Place
 from tests.support.stores import KINDS, store
 
 EVERYTHING = {
@@ -315,7 +314,6 @@ async def test_a_new_account_has_what_was_said_of_it_and_no_password_in_the_trai
 @pytest.mark.asyncio
 async def test_a_deleted_user_takes_everything_along_but_the_trail(school: School) -> None:
     def settle(session: Session) -> None:
-        session.add(AvatarSession(user_id=school.sue, avatar="Ada", instance_id="Ada_user_3", port=8615))
         own = session.scalars(select(Profile).where(Profile.user_id == school.sue)).one()
         own.avatar_url = "/static/avatars/x.jpg"
 
@@ -323,10 +321,9 @@ async def test_a_deleted_user_takes_everything_along_but_the_trail(school: Schoo
     departed = await school.delete(school.sue, school.as_tutor(school.ann), "left school")
     assert departed.email == "sue@school.example"
     assert departed.picture == "/static/avatars/x.jpg"
-    assert departed.place == Place("Ada", "Ada_user_3", 8615)
 
     def left(session: Session) -> list[object]:
-        tables = (Profile, Notification, AvatarSession)
+        tables = (Profile, Notification)
         found: list[object] = [session.get(User, school.sue)]
         for table in tables:
             found += session.scalars(select(table).where(table.user_id == school.sue))

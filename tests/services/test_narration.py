@@ -9,8 +9,9 @@ from backend.errors import StoreUnavailable
 from backend.services import narration as limits
 from backend.services.forwarding import Forwarder, Upstream
 from backend.services.http_client import HttpClient
-from backend.services.instances import Seat
+from backend.services.managed_fleet import ManagedFleet
 from backend.services.narration import MOST_WAITING, Narration
+from backend.services.seats import Seat
 from tests.support.chat_model import Instance
 from tests.support.gateway import free_port
 from tests.support.peer import Exchange, Peer, until
@@ -26,6 +27,7 @@ class Seats:
     seats: dict[int, Seat]
     away: Exception | None = None
     asked: int = 0
+    fleet: type[ManagedFleet] = ManagedFleet
 
     async def seat_of(self, user_id: int) -> Seat | None:
         self.asked += 1

@@ -1,0 +1,449 @@
+"""Rounds over the table of sessions, with a scripted manager, on both databases."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+from sqlalchemy.orm import Session
+
+from backend.errors import GatewayError
+from backend.models import AvatarSession, LoginSession, User
+from backend.models.avatar_session import READY, STARTING, UNSURE
+from backend.models.base import utc_now
+from backend.services.database import Database
+from backend.services.housekeeping import Housekeeping, Patience
+from backend.services.http_client import HttpClient
+from backend.services.sessions import Sessions
+from tests.services.test_sessions import (
+    Clock,
+    client,
+    database,
+    managed_by,
+    met,
+    nothing_left,
+    port_of,
+    rows,
+)
+from tests.support.manager import Manager
+from tests.support.peer import until
+
+__all__ = ["client", "database"]
+
+
+@dataclass
+class House:
+    """One gateway's sessions and their keeper."""
+
+    sessions: Sessions
+    keeper: Housekeeping
+    clock: Clock
+    database: Database
+
+    async def later(self, seconds: float) -> None:
+        """Let the time pass, and do a round."""
+        self.clock.ahead += timedelta(seconds=seconds)
+        await self.keeper.round()
+
+    async def states(self) -> list[str]:
+        return [row.state for row in await rows(self.database)]
+
+
+@asynccontextmanager
+async def house(
+    manager: Manager, database: Database, client: HttpClient, users: int = 3
+) -> AsyncIterator[House]:
+    """A gateway whose users are all signed in."""
+    clock = Clock()
+    await database.run(lambda session: _sign_in(session, users))
+    async with managed_by(manager, database, client, now=clock) as (sessions,):
+        yield House(sessions, Housekeeping(sessions, Patience(60, 1800)), clock, database)
+
+
+def _sign_in(session: Session, users: int) -> None:
+    now = utc_now()
+    for number in range(1, users + 1):
+        session.add(User(id=number, email=f"{number}@b.co", password_hash="x", role="student"))
+        session.flush()
+        until_when = now + timedelta(hours=5)
+        session.add(
+            LoginSession(user_id=number, jti="0" * 32, started_at=now, expires_at=until_when, changed_at=1)
+        )
+
+
+async def seat(sessions: Sessions, user_id: int, number: int) -> None:
+    found = await sessions.seat_of(user_id)
+    assert found is not None
+    assert await sessions.seated(found, number)
+
+
+async def answering(kept: House) -> None:
+    """Wait until calls reach the manager again."""
+    async with asyncio.timeout(20):
+        while True:
+            with suppress(GatewayError):
+                await kept.sessions.fleet.standing()
+                return
+            await asyncio.sleep(0.1)
+
+
+@pytest.mark.asyncio
+async def test_round_over_healthy_sessions_changes_nothing(database: Database, client: HttpClient) -> None:
+    manager = Manager()
+    async with house(manager, database, client) as kept:
+        for user in (1, 2):
+            await kept.sessions.start(user, "Ada")
+        before = await rows(database)
+        for _ in range(3):
+            await kept.later(5)
+        assert await rows(database) == before
+        assert manager.connections == {"Ada": 2}
+
+
+@pytest.mark.asyncio
+async def test_start_whose_answer_was_lost_is_found_and_given_to_its_user(
+    database: Database, client: HttpClient
+) -> None:
+    manager = Manager(deaf={"/avatar/start"})
+    async with house(manager, database, client) as kept:
+        with pytest.raises(GatewayError):
+            await kept.sessions.start(1, "Ada")
+        manager.deaf.clear()
+        await kept.later(0)
+        assert await kept.states() == [READY]
+        assert (await kept.sessions.start(1, "Ada"))["is_new_instance"] is False
+        assert manager.connections == {"Ada": 1}
+
+
+@pytest.mark.asyncio
+async def test_lost_start_of_somebody_who_started_again_is_let_go_of(
+    database: Database, client: HttpClient
+) -> None:
+    manager = Manager(deaf={"/avatar/start"})
+    async with house(manager, database, client) as kept:
+        with pytest.raises(GatewayError):
+            await kept.sessions.start(1, "Ada")
+        manager.deaf.clear()
+        await kept.sessions.start(1, "Ada")
+        assert manager.connections == {"Ada": 2}
+        await kept.later(0)
+        await until(lambda: manager.connections == {"Ada": 1})
+        await met(lambda found: [row.state for row in found] == [READY], database)
+
+
+@pytest.mark.asyncio
+async def test_start_of_a_process_that_was_killed_is_found_and_freed_when_nobody_comes(
+    database: Database, client: HttpClient
+) -> None:
+    """The worker died between the call and its answer: the manager counts, and nobody owns it."""
+    manager = Manager()
+    async with house(manager, database, client) as kept:
+        await kept.sessions.fleet.start(1, "Ada")
+        lease = utc_now() + timedelta(seconds=10)
+        with database.transaction() as session:
+            session.add(AvatarSession(user_id=1, avatar="Ada", state=STARTING, holder="dead", due_at=lease))
+        await kept.later(0)
+        assert await kept.states() == [STARTING]
+        await kept.later(11)
+        await kept.later(3)
+        assert await kept.states() == [READY]
+        await kept.later(61)
+        await nothing_left(database, manager)
+
+
+@pytest.mark.asyncio
+async def test_start_that_never_reached_the_manager_is_forgotten_in_the_end(
+    database: Database, client: HttpClient
+) -> None:
+    manager = Manager()
+    async with house(manager, database, client) as kept:
+        await kept.sessions.start(2, "Ada")
+        soon = utc_now() + timedelta(seconds=100)
+        with database.transaction() as session:
+            session.add(AvatarSession(user_id=1, avatar="Ada", state=UNSURE, due_at=soon))
+        await kept.later(1)
+        assert await kept.states() == [READY, UNSURE]
+        await kept.sessions.seat_of(2)
+        await seat(kept.sessions, 2, 5)
+        await kept.later(101)
+        assert await kept.states() == [READY]
+        assert manager.connections == {"Ada": 1}
+
+
+@pytest.mark.asyncio
+async def test_release_whose_answer_was_lost_takes_nobody_along(
+    database: Database, client: HttpClient
+) -> None:
+    manager = Manager(deaf={"/avatar/disconnect"})
+    async with house(manager, database, client) as kept:
+        for user in (1, 2):
+            await kept.sessions.start(user, "Ada")
+        await seat(kept.sessions, 2, 5)
+        await kept.sessions.release(1)
+        await met(lambda found: sorted(row.state for row in found) == [READY, UNSURE], database)
+        assert manager.connections == {"Ada": 1}
+        manager.deaf.clear()
+        await kept.later(1)
+        await kept.later(200)
+        assert await kept.states() == [READY]
+        assert manager.connections == {"Ada": 1}
+        assert manager.changes.count("/avatar/disconnect") == 1
+
+
+@pytest.mark.asyncio
+async def test_release_that_was_surely_not_done_is_done_in_the_next_round(
+    database: Database, client: HttpClient
+) -> None:
+    manager = Manager()
+    async with house(manager, database, client) as kept:
+        await kept.sessions.start(1, "Ada")
+        manager.broken["/avatar/disconnect"] = (b"429 Too Many Requests", b"")
+        await kept.sessions.release(1)
+        await met(lambda found: found[0].state == "leaving" and found[0].holder is None, database)
+        manager.broken.clear()
+        await kept.later(1)
+        await nothing_left(database, manager)
+
+
+@pytest.mark.asyncio
+async def test_instance_that_is_gone_is_forgotten_for_all_its_users(
+    database: Database, client: HttpClient
+) -> None:
+    manager = Manager()
+    async with house(manager, database, client) as kept:
+        await kept.sessions.start(1, "Ada")
+        await kept.sessions.start(2, "Ada")
+        await kept.sessions.start(3, "Bo")
+        del manager.running["Ada"]
+        await kept.later(1)
+        assert [await port_of(kept.sessions, user) for user in (1, 2, 3)] == [None, None, 8616]
+
+
+@pytest.mark.asyncio
+async def test_port_that_was_given_to_another_avatar_is_noticed_before_anyone_is_sent_there(
+    database: Database, client: HttpClient
+) -> None:
+    manager = Manager()
+    async with house(manager, database, client) as kept:
+        await kept.sessions.start(1, "Ada")
+        taken = manager.running.pop("Ada")
+        manager.running["Eve"] = taken | {"real_avatar_name": "Eve", "avatar_id": "Eve_user_9"}
+        await kept.later(1)
+        assert await port_of(kept.sessions, 1) is None
+        assert manager.running["Eve"]["connections"] == 1
+
+
+@pytest.mark.asyncio
+async def test_instance_that_was_restarted_elsewhere_counts_anew_and_is_freed(
+    database: Database, client: HttpClient
+) -> None:
+    """The manager counts one connection then, which is nobody's."""
+    manager = Manager()
+    async with house(manager, database, client) as kept:
+        for user in (1, 2):
+            await kept.sessions.start(user, "Ada")
+        manager.running["Ada"] |= {"port": 8700, "connections": 1}
+        await kept.later(1)
+        assert await port_of(kept.sessions, 1) is None
+        await kept.later(1)
+        await nothing_left(database, manager)
+
+
+@pytest.mark.asyncio
+async def test_users_whom_a_restarted_manager_has_forgotten_take_nobody_along(
+    database: Database, client: HttpClient
+) -> None:
+    manager = Manager()
+    async with house(manager, database, client) as kept:
+        for user in (1, 2, 3):
+            await kept.sessions.start(user, "Ada")
+        manager.running["Ada"]["connections"] = 1
+        await kept.later(1)
+        for user in (1, 2):
+            await kept.sessions.release(user)
+        await met(lambda found: len(found) == 1, database)
+        assert manager.connections == {"Ada": 1}
+        assert "/avatar/disconnect" not in manager.calls
+        await kept.sessions.release(3)
+        await nothing_left(database, manager)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("end", ["signed out", "expired", "banned", "deleted"])
+async def test_user_whose_sign_in_ended_keeps_no_instance(
+    database: Database, client: HttpClient, end: str
+) -> None:
+    manager = Manager()
+    async with house(manager, database, client) as kept:
+        for user in (1, 2):
+            await kept.sessions.start(user, "Ada")
+
+        def ended(session: Session) -> None:
+            mine = update(LoginSession).where(LoginSession.user_id == 1)
+            if end == "signed out":
+                session.execute(mine.values(jti=None))
+            elif end == "expired":
+                session.execute(mine.values(expires_at=utc_now() - timedelta(minutes=3)))
+            elif end == "banned":
+                session.execute(update(User).where(User.id == 1).values(status="banned"))
+            else:
+                session.delete(session.get(User, 1))
+
+        await database.run(ended)
+        await kept.later(1)
+        await until(lambda: manager.connections == {"Ada": 1})
+        assert await port_of(kept.sessions, 1) is None
+        assert await port_of(kept.sessions, 2) == 8615
+
+
+@pytest.mark.asyncio
+async def test_user_who_makes_no_offer_or_says_nothing_for_long_keeps_no_instance(
+    database: Database, client: HttpClient
+) -> None:
+    manager = Manager()
+    async with house(manager, database, client) as kept:
+        for user in (1, 2, 3):
+            await kept.sessions.start(user, "Ada")
+        await seat(kept.sessions, 2, 222222)
+        await seat(kept.sessions, 3, 333333)
+        await kept.later(61)
+        assert [await port_of(kept.sessions, user) for user in (1, 2, 3)] == [None, 8615, 8615]
+        await kept.sessions.note_uses()
+        await kept.later(1000)
+        await kept.sessions.seat_of(3)
+        await kept.sessions.note_uses()
+        await kept.later(1000)
+        assert [await port_of(kept.sessions, user) for user in (1, 2, 3)] == [None, None, 8615]
+        await until(lambda: manager.connections == {"Ada": 1})
+
+
+@pytest.mark.asyncio
+async def test_instance_in_use_is_not_taken_for_idle_by_the_manager(
+    database: Database, client: HttpClient
+) -> None:
+    manager = Manager()
+    async with house(manager, database, client) as kept:
+        await kept.sessions.start(1, "Ada")
+        await seat(kept.sessions, 1, 111111)
+        await kept.later(1100)
+        assert manager.changes == ["/avatar/start"]
+        await kept.later(120)
+        await until(lambda: manager.changes == ["/avatar/start", "/avatar/start", "/avatar/disconnect"])
+        await until(lambda: manager.connections == {"Ada": 1})
+        await kept.later(60)
+        await kept.later(60)
+        assert len(manager.changes) == 3
+        assert await port_of(kept.sessions, 1) == 8615
+
+
+@pytest.mark.asyncio
+async def test_unsure_start_waits_while_somebody_else_starts_the_same_avatar(
+    database: Database, client: HttpClient
+) -> None:
+    """What the manager counts may be the other one's."""
+    manager = Manager()
+    async with house(manager, database, client) as kept:
+        now = utc_now()
+        with database.transaction() as session:
+            later = now + timedelta(seconds=100)
+            session.add(AvatarSession(user_id=1, avatar="Ada", state=UNSURE, due_at=later))
+            session.add(AvatarSession(user_id=2, avatar="Ada", state=STARTING, holder="x", due_at=later))
+        await kept.sessions.fleet.start(2, "Ada")
+        await kept.later(1)
+        assert await kept.states() == [UNSURE, STARTING]
+
+
+@pytest.mark.asyncio
+async def test_one_process_at_a_time_keeps_house_and_another_takes_over(
+    database: Database, client: HttpClient
+) -> None:
+    manager, clock = Manager(), Clock()
+    async with managed_by(manager, database, client, processes=2, now=clock) as (one, other):
+        assert await one.leases.take("work")
+        assert not await other.leases.take("work")
+        assert await one.leases.take("work")
+        clock.ahead += timedelta(seconds=30)
+        assert await other.leases.take("work")
+        assert not await one.leases.take("work")
+        await other.leases.give_back("work")
+        assert await one.leases.take("work")
+
+
+@pytest.mark.asyncio
+async def test_keeper_that_runs_clears_up_by_itself(database: Database, client: HttpClient) -> None:
+    manager = Manager()
+    async with house(manager, database, client) as kept:
+        await kept.sessions.start(1, "Ada")
+        manager.running.clear()
+        kept.keeper.start()
+        await met(lambda found: not found, database)
+        await kept.keeper.aclose()
+
+
+@pytest.mark.asyncio
+async def test_silent_manager_loses_nobodys_session(database: Database, client: HttpClient) -> None:
+    manager = Manager()
+    async with house(manager, database, client) as kept:
+        await kept.sessions.start(1, "Ada")
+        for content in (b"", b"[]", b'{"status":"success"}', b'{"status":"error"}', b'{"data":null}'):
+            manager.broken["/avatar/list"] = (b"200 OK", content)
+            with pytest.raises(GatewayError):
+                await kept.later(1)
+        assert await port_of(kept.sessions, 1) == 8615
+
+
+ODD: list[Any] = [None, 5, "x", {}, {"avatar_id": 5}, {"avatar_id": "a", "port": True}, [1]]
+
+
+@pytest.mark.asyncio
+async def test_nonsense_in_the_managers_list_hides_nobody(database: Database, client: HttpClient) -> None:
+    manager = Manager()
+    async with house(manager, database, client) as kept:
+        await kept.sessions.start(1, "Ada")
+        listed = [*ODD, manager.running["Ada"]]
+        content = json.dumps({"status": "success", "data": listed}).encode()
+        manager.broken["/avatar/list"] = (b"200 OK", content)
+        await kept.later(1)
+        assert await port_of(kept.sessions, 1) == 8615
+
+
+@pytest.mark.asyncio
+async def test_storm_of_starts_and_releases_leaves_exactly_what_is_owned(
+    database: Database, client: HttpClient
+) -> None:
+    """Lost answers, called-off starts and switches of ten users at once, while the keeper goes round."""
+    manager = Manager(capacity=3)
+    async with house(manager, database, client, users=10) as kept:
+
+        async def user(number: int) -> None:
+            for turn in range(4):
+                with suppress(GatewayError):
+                    await kept.sessions.start(number, ("Ada", "Bo", "Cy")[(number + turn) % 3])
+                if (number + turn) % 4 == 0:
+                    await kept.sessions.release(number)
+
+        async def deafness() -> None:
+            for turn in range(6):
+                manager.deaf = {"/avatar/start"} if turn % 3 == 0 else set()
+                await asyncio.sleep(0.05)
+                with suppress(GatewayError):  # the manager is left alone after so many failures
+                    await kept.keeper.round()
+
+        await asyncio.gather(*(user(number) for number in range(1, 11)), deafness())
+        manager.deaf.clear()
+        await answering(kept)
+        for _ in range(3):
+            await kept.later(1)
+        await met(lambda found: all(row.state in (READY, UNSURE) for row in found), database)
+        owned = [row.avatar for row in await rows(database) if row.state == READY]
+        assert manager.connections == {avatar: owned.count(avatar) for avatar in set(owned)}
+        for number in range(1, 11):
+            await kept.sessions.release(number)
+        await until(lambda: not manager.connections)
+        await kept.later(200)
+        await nothing_left(database, manager)
