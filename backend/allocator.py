@@ -4,8 +4,8 @@ import ctypes
 
 # malloc.h of glibc.
 M_ARENA_MAX = -8
-# By default eight for each core: pieces of 20 uploads at once then lie in as many arenas as threads had one in
-# their hands, and Granian grew by 31 MB instead of 17. Python's threads take turns anyway.
+# By default eight for each core: pieces of 20 uploads at once then lie in as many arenas as threads held one,
+# and Granian grew by 31 MB instead of 17. Python's threads take turns anyway.
 ARENAS = 2
 
 
