@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from backend.demo.answers import Answer, as_detail, as_json
 from backend.demo.catalogue import Catalogue
 from backend.demo.faults import Switch, Switchboard
+from backend.demo.manager import Manager
 from backend.demo.service import Latency, Routes, Service
 from backend.demo.wire import Exchange
 
@@ -20,11 +21,13 @@ class Control:
         services: Mapping[str, Service],
         catalogue: Catalogue,
         latency: Latency,
+        manager: Manager,
     ) -> None:
         self._switchboard = switchboard
         self._services = services
         self._catalogue = catalogue
         self._latency = latency
+        self._manager = manager
 
     def routes(self) -> Routes:
         return {
@@ -35,6 +38,8 @@ class Control:
             ("GET", "/latency"): self.latency,
             ("PUT", "/latency"): self.put_latency,
             ("GET", "/adds"): self.adds,
+            ("DELETE", "/sessions"): self.hang_up,
+            ("DELETE", "/sessions/*"): self.hang_up,
         }
 
     async def put(self, switch: Switch) -> None:
@@ -80,6 +85,12 @@ class Control:
 
     async def adds(self, exchange: Exchange) -> Answer:
         return as_json({"adds": [*self._catalogue.adds]})
+
+    async def hang_up(self, exchange: Exchange) -> Answer:
+        session = exchange.tail if exchange.path.startswith("/sessions/") else None
+        if session is not None and not session.isdecimal():
+            return as_detail("a session is a number", 400)
+        return as_json({"gone": self._manager.hang_up(None if session is None else int(session))})
 
     async def _heed_refusals(self) -> None:
         for service in self._services.values():

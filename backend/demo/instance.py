@@ -81,6 +81,13 @@ class Instance:
             ("GET", "/health"): self.health,
         }
 
+    def hang_up(self, session: int | None = None) -> int:
+        """Forget a session, or all, as when pages are closed; live ones end by their own peers."""
+        gone = [each for each in self._silent_at if session in (None, each)]
+        for each in gone:
+            del self._silent_at[each]
+        return len(gone)
+
     async def offer(self, fields: Fields) -> Answer:
         if not fields.get("sdp") or not fields.get("type"):
             return _failed("sdp and type are required")

@@ -77,6 +77,10 @@ class Manager:
             ("GET", "/health"): self.health,
         }
 
+    def hang_up(self, session: int | None = None) -> int:
+        """Let the pages of a session, or of all, be closed; tell how many sessions that were."""
+        return sum(running.instance.hang_up(session) for running in self._running.values())
+
     async def start(self, fields: Fields) -> Answer:
         avatar_id, name = fields.get("avatar_id"), fields.get("avatar_name")
         if not isinstance(avatar_id, str) or not isinstance(name, str) or not avatar_id or not name:

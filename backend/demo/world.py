@@ -71,7 +71,7 @@ class World:
         self._model = Model(self.latency, self.settings.model_stays_open)
         self._retrieval = Retrieval(self.latency)
         self._manager = Manager(self.settings, self.latency, self._services["instance"])
-        self.control = Control(switchboard, played, self._catalogue, self.latency)
+        self.control = Control(switchboard, played, self._catalogue, self.latency, self._manager)
         self._at: dict[str, Listener] = {}
 
     def __repr__(self) -> str:
@@ -112,6 +112,10 @@ class World:
     @property
     def control_url(self) -> str:
         return self._at["control"].url
+
+    def hang_up(self, session: int | None = None) -> int:
+        """Close the page of a session, or every page; tell how many sessions ended."""
+        return self._manager.hang_up(session)
 
     def ledger(self, service: str) -> Ledger:
         """The counted calls of one of SERVICES."""

@@ -74,8 +74,11 @@ async def test_switching_lets_go_of_the_former_avatar(scene: Scene, student: Pag
     await connected(student, names[0])
     await student.axios("POST", "/api/avatar/start", files={"avatar_name": (None, names[1])})
     await connected(student, names[1])
-    running = (await scene.served.http.get(f"{scene.world.manager_url}/avatar/list")).json()["data"]
-    assert [(info["real_avatar_name"], info["connections"]) for info in running] == [(names[1], 1)]
+    counted: list[tuple[str, int]] = []
+    async with asyncio.timeout(10):
+        while counted != [(names[1], 1)]:  # the manager is told beside the answers
+            running = (await scene.served.http.get(f"{scene.world.manager_url}/avatar/list")).json()["data"]
+            counted = [(info["real_avatar_name"], info["connections"]) for info in running]
 
 
 @pytest.mark.asyncio

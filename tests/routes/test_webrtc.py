@@ -14,6 +14,7 @@ from tests.support.gateway import Served, free_port, serving
 from tests.support.peer import Exchange, Peer, Script, until
 
 OFFER = {"sdp": "v=0\r\n", "type": "offer"}
+AGREED = b'{"sdp":"v=0\\r\\n","type":"answer","sessionid":123456}'
 JSON = (b"Content-Type", b"application/json")
 POSTS = ["offer", "human", "humanaudio", "interrupt_talk", "is_speaking", "record", "set_audiotype"]
 
@@ -190,19 +191,126 @@ async def test_recording_passes_on_while_it_arrives(settings: Callable[..., Sett
     arrived: list[bytes] = []
 
     async def script(exchange: Exchange) -> None:
+        if exchange.head.target == b"/offer":
+            await exchange.body()
+            await exchange.reply(AGREED, JSON)
+            return
         while chunk := await exchange.chunk():
             arrived.append(chunk)
         await exchange.reply(b'{"code":0}', JSON)
 
     async def body() -> AsyncIterator[bytes]:
-        yield b"--b\r\n" + VOICE
-        await until(lambda: b"".join(arrived).endswith(VOICE))
+        yield part("sessionid", b"123456") + part("file", VOICE, filename="../a.wav")[:-2]
+        await until(lambda: VOICE in b"".join(arrived))
         yield b"\r\n--b--\r\n"
 
     async with one_instance(settings, script) as (student, _):
         headers = student.headers | {"Content-Type": "multipart/form-data; boundary=b"}
+        good(await student.json("/api/webrtc/offer", OFFER))
         good(await student.http.post("/api/webrtc/humanaudio", content=body(), headers=headers))
-        assert b"".join(arrived) == b"--b\r\n" + VOICE + b"\r\n--b--\r\n"
+        whole = b"".join(arrived)
+        assert whole.count(b"123456") == whole.count(VOICE) == 1
+        assert b"../a.wav" not in whole
+
+
+def part(name: str, content: bytes, filename: str | None = None) -> bytes:
+    """One part of a form with the boundary b."""
+    file = "" if filename is None else f'; filename="{filename}"'
+    head = f'--b\r\nContent-Disposition: form-data; name="{name}"{file}\r\n\r\n'
+    return head.encode() + content + b"\r\n"
+
+
+SOUND_FORMS: dict[str, tuple[bytes, int]] = {
+    "foreign": (part("sessionid", b"654321") + part("file", VOICE, "a.wav"), 404),
+    "foreign, after the recording": (part("file", VOICE, "a.wav") + part("sessionid", b"654321"), 404),
+    "no number": (part("sessionid", b"x") + part("file", VOICE, "a.wav"), 404),
+    "negative": (part("sessionid", b"-1") + part("file", VOICE, "a.wav"), 404),
+    "huge": (part("sessionid", b"1" * 60) + part("file", VOICE, "a.wav"), 404),
+    "endless": (part("sessionid", b"1" * 5000) + part("file", VOICE, "a.wav"), 413),
+    "twice": (part("sessionid", b"123456") * 2 + part("file", VOICE, "a.wav"), 400),
+    "two recordings": (part("sessionid", b"123456") + part("file", VOICE, "a.wav") * 2, 400),
+    "none": (part("file", VOICE, "a.wav"), 400),
+    "no recording": (part("sessionid", b"123456"), 400),
+    "session as a file": (part("sessionid", b"123456", "a") + part("file", VOICE, "a.wav"), 415),
+    "recording as text": (part("sessionid", b"123456") + part("file", VOICE), 415),
+}
+
+
+@pytest.mark.asyncio
+async def test_recording_for_a_session_that_is_not_the_callers_own_is_never_whole(
+    settings: Callable[..., Settings],
+) -> None:
+    heard: list[bytes] = []
+
+    async def script(exchange: Exchange) -> None:
+        if exchange.head.target == b"/offer":
+            await exchange.body()
+            await exchange.reply(AGREED, JSON)
+            return
+        heard.append(await exchange.body())
+        await exchange.reply(b'{"code":0}', JSON)
+
+    async with one_instance(settings, script) as (student, _):
+        good(await student.json("/api/webrtc/offer", OFFER))
+        headers = student.headers | {"Content-Type": "multipart/form-data; boundary=b"}
+        for kind, (form, status) in SOUND_FORMS.items():
+            answer = await student.http.post(
+                "/api/webrtc/humanaudio", content=form + b"--b--\r\n", headers=headers
+            )
+            assert (kind, answer.status_code) == (kind, status)
+            refused(answer, status)
+        assert heard == []
+
+
+BAD_OFFERS: list[object] = [
+    {},
+    {"type": "offer"},
+    {"sdp": "", "type": "offer"},
+    {"sdp": 5, "type": "offer"},
+    {"sdp": None, "type": "offer"},
+    {"sdp": "hello", "type": "offer"},
+    {"sdp": "v=0\r\n"},
+    {"sdp": "v=0\r\n", "type": "answer"},
+    [],
+    "v=0",
+]
+
+
+@pytest.mark.asyncio
+async def test_offer_that_no_instance_could_answer_is_refused_here(student: Frontend, world: World) -> None:
+    await started(student)
+    for offer in BAD_OFFERS:
+        refused(await student.json("/api/webrtc/offer", offer or {"x": 1}), 400)
+    refused(await student.json("/api/webrtc/offer", {"sdp": "v=0" + "x" * (1 << 20), "type": "offer"}), 413)
+    assert world.ledger("instance").by_path["/offer"] == 0
+
+
+@pytest.mark.asyncio
+async def test_session_of_another_user_is_not_spoken_to(
+    student: Frontend, tutor: Frontend, world: World
+) -> None:
+    """Both are on the same instance, which would take the number from either."""
+    await started(student)
+    await started(tutor)
+    own = good(await student.json("/api/webrtc/offer", OFFER))["sessionid"]
+    foreign = good(await tutor.json("/api/webrtc/offer", OFFER))["sessionid"]
+    before = world.ledger("instance").calls
+    for session in (
+        foreign,
+        str(foreign),
+        own + 1,
+        -own,
+        own * 10**20,
+        "9" * 40,
+        True,
+        None,
+        [own],
+        {"a": 1},
+        "",
+    ):
+        said = {"sessionid": session, "type": "echo", "text": "boo"}
+        refused(await student.json("/api/webrtc/human", said), 404)
+    assert world.ledger("instance").calls == before
 
 
 @pytest.mark.asyncio
