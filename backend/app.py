@@ -211,6 +211,8 @@ def _readiness(
         "model": (Upstream.at("model", settings.llm_url), "/health"),
         "retrieval": (Upstream.at("retrieval", settings.rag_url), "/health"),
     }
+    if settings.avatar_kind == "livetalking":
+        del upstreams["manager"]
     checks = {
         "loop": loop_check(watching.lag),
         "places": places_check(forwarder),

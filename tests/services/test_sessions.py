@@ -17,7 +17,7 @@ from backend.services.database import Database
 from backend.services.forwarding import Forwarder, Upstream
 from backend.services.http_client import HttpClient
 from backend.services.managed_fleet import ManagedFleet
-from backend.services.seats import Ports
+from backend.services.seats import Place, Ports, Standing
 from backend.services.session_store import Row
 from backend.services.sessions import Sessions
 from tests.support.manager import Manager
@@ -444,6 +444,38 @@ async def test_peer_connection_of_a_seat_that_was_left_is_not_remembered(
         seat = await sessions.seat_of(1)
         assert seat is not None
         assert seat.peer_session is None
+
+
+class Fixed:
+    """Two instances that take two users each, with nobody else to count."""
+
+    counts = False
+    dialect = ManagedFleet.dialect
+
+    async def start(self, user_id: int, avatar: str) -> list[Standing]:
+        return [Standing(Place(avatar, f"port-{port}", port), room=2) for port in (8615, 8616)]
+
+    async def find(self, place: Place) -> Standing | None:
+        return Standing(place, room=2)
+
+    async def let_go(self, place: Place) -> None:
+        return None
+
+    async def standing(self) -> list[Standing]:
+        return await self.start(0, "")
+
+
+@pytest.mark.asyncio
+async def test_places_are_counted_and_spread_however_many_come_at_once(database: Database) -> None:
+    gateways = [Sessions(Fixed(), database, PORTS) for _ in range(2)]
+    starts = [gateways[user % 2].start(user, "Ada") for user in range(1, 11)]
+    told = await asyncio.gather(*starts, return_exceptions=True)
+    assert sum(isinstance(each, NoFreePlace) for each in told) == 6
+    assert await gateways[0].count() == {8615: 2, 8616: 2}
+    waiting = sorted(each.position or 0 for each in told if isinstance(each, NoFreePlace))
+    assert waiting[0] == 1
+    for sessions in gateways:
+        await sessions.aclose()
 
 
 @pytest.mark.parametrize("port", [1, 22, 8614, 8715, 65536, -1])
