@@ -92,7 +92,9 @@ def _forget_frames(error: BaseException | None) -> None:
 
     Only the garbage collector could undo such knots: after a thousand refusals it took a tenth of a second.
     """
-    while error is not None:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:  # whoever ties causes to a ring must not stop the loop
+        seen.add(id(error))
         error.__traceback__ = None
         error = error.__cause__ or error.__context__
 

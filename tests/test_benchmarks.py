@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import bad_peers, machine, report, watch
+from benchmarks.avatars import options as avatars_options
 from benchmarks.bad_peers import KINDS, NAMED, Visitor
 from benchmarks.calls import Told
 from benchmarks.cases import CASES, GROUPS, Compare, Results, chosen, plan
@@ -356,6 +357,7 @@ def test_leavers_are_forgotten_in_time_and_without_alarm(
 def test_crowds_are_chosen_by_name_and_bounded() -> None:
     assert crowds_options(["--only", "idle, leavers"]).only == ("idle", "leavers")
     assert crowds_options([]).count == 200
+    assert (avatars_options([]).calls, avatars_options(["--calls", "100000"]).calls) == (2000, 100_000)
     for bad in (["--only", "nice"], ["--count", "100000"], ["--count", "0"]):
         with pytest.raises(SystemExit, match="2"):
             crowds_options(bad)

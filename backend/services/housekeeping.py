@@ -13,6 +13,7 @@ from datetime import timedelta
 from backend.errors import GatewayError
 from backend.models.avatar_session import LEAVING, READY
 from backend.services import session_store as store
+from backend.services import session_use
 from backend.services.leases import LEASE_SECONDS
 from backend.services.reconciliation import carry_out, decide
 from backend.services.seats import Place
@@ -61,6 +62,8 @@ class Housekeeping:
 
     async def round(self) -> None:
         """Do what is to be done now. Raises GatewayError when database or manager do not answer."""
+        if not await self._sessions.database.run(store.rows()):
+            return
         await self._send_away()
         await self._compare()
         leaving = await self._sessions.database.run(store.rows(store.with_state(LEAVING)))
@@ -70,8 +73,8 @@ class Housekeeping:
     async def _send_away(self) -> None:
         now, patience = self._sessions.now(), self._patience
         for reason, which in (
-            ("its user is signed out", store.signed_out(now)),
-            ("nobody uses it", store.unused(now, patience.offer_seconds, patience.idle_seconds)),
+            ("its user is signed out", session_use.signed_out(now)),
+            ("nobody uses it", session_use.unused(now, patience.offer_seconds, patience.idle_seconds)),
         ):
             rows = await self._sessions.database.run(store.leave(which))
             for row in rows:
@@ -102,7 +105,7 @@ class Housekeeping:
         for place, row in latest.items():
             if row.kept_at + KEPT_FOR <= now:
                 await self._sessions.start(NOBODY, place.avatar)
-                await self._sessions.database.run(store.keep(place.instance_id, now))
+                await self._sessions.database.run(session_use.keep(place.instance_id, now))
                 await self._sessions.release(NOBODY)
 
 

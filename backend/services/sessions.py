@@ -15,6 +15,7 @@ from backend.errors import Conflict, GatewayError, NoFreePlace, UpstreamTotalTim
 from backend.models.avatar_session import READY, STARTING, UNSURE
 from backend.models.base import utc_now
 from backend.services import session_store as store
+from backend.services import session_use
 from backend.services.cold_starts import LOOK_SECONDS, STILL_STARTING, WAIT_SECONDS, ColdStarts
 from backend.services.database import Database
 from backend.services.departures import Departures
@@ -141,13 +142,13 @@ class Sessions:
 
     async def count(self) -> dict[int, int]:
         """Return how many users are at each port."""
-        return await self.database.run(store.counts)
+        return await self.database.run(session_use.counts)
 
     async def note_uses(self) -> None:
         """Write down who used an avatar since the last time. Raises StoreUnavailable."""
         uses, self._uses = self._uses, {}
         if uses:
-            await self.database.run(store.use(uses))
+            await self.database.run(session_use.use(uses))
 
     async def aclose(self) -> None:
         """Give up the changes under way; another process sees to what they left."""
@@ -208,17 +209,18 @@ class Sessions:
 
     async def _started(self, row: Row) -> Started:
         beat = asyncio.create_task(self._beat(row))
+        failure: GatewayError
         try:
             return await self._fill(row)
         except Unsure as unsure:
+            failure = unsure.error
             await self._note(store.lose(row.id, self.now() + SETTLED_AFTER, STARTING))
-            raise unsure.error from unsure
         except Misplaced as misplaced:
+            failure = misplaced.error
             await self._misplaced(row, misplaced)
-            raise misplaced.error from misplaced
         except NoFreePlace:
             await self._note(store.drop(row.id, STARTING))
-            raise await self._in_line(row.user_id) from None
+            failure = await self._in_line(row.user_id)
         except GatewayError:
             await self._note(store.drop(row.id, STARTING, UNSURE))
             raise
@@ -227,6 +229,8 @@ class Sessions:
             raise
         finally:
             beat.cancel()
+        # Not among the handlers: what was the cause of an exception must not be caused by it.
+        raise failure
 
     async def _fill(self, row: Row) -> Started:
         """Start the avatar of a row and settle it there."""

@@ -133,3 +133,20 @@ async def test_no_call_is_open_within_a_second_of_a_thousand_clients_leaving(wor
     await asyncio.gather(*(hang_up(writer) for writer in writers))
     await until(lambda: open_calls(world) == 0, seconds=1.0)
     assert world.ledger("catalogue").aborted == 1000
+
+
+async def test_pages_can_be_closed_one_by_one_and_all_together(
+    world: World, client: httpx.AsyncClient
+) -> None:
+    start = {"avatar_id": "x_user_1", "avatar_name": "Ada Demo"}
+    port = (await client.post(f"{world.manager_url}/avatar/start", json=start)).json()["data"]["port"]
+    instance = f"http://127.0.0.1:{port}"
+    offer = {"sdp": "v=0", "type": "offer"}
+    sessions = [(await client.post(f"{instance}/offer", json=offer)).json()["sessionid"] for _ in range(3)]
+    gone = await client.delete(f"{world.control_url}/sessions/{sessions[0]}")
+    assert gone.json() == {"gone": 1}
+    looks = [await client.post(f"{instance}/is_speaking", json={"sessionid": each}) for each in sessions]
+    assert [look.status_code for look in looks] == [404, 200, 200]
+    assert (await client.delete(f"{world.control_url}/sessions")).json() == {"gone": 2}
+    assert (await client.get(f"{instance}/health")).json()["sessions"] == 0
+    assert (await client.delete(f"{world.control_url}/sessions/x")).status_code == 400

@@ -13,7 +13,7 @@ from flask import Flask
 from sqlalchemy import Engine, String, event, inspect, select, text
 from sqlalchemy.orm import Session
 
-from backend.models import Base, LoginSession, User
+from backend.models import AvatarSession, Base, LoginSession, User
 from backend.services.database import migrating, upgrade
 
 ROOT = Path(__file__).parents[2]
@@ -141,3 +141,36 @@ def test_long_waits_of_a_migration_do_not_stay_on_pooled_connections(app: Flask)
     }[engine.dialect.name]
     with engine.connect() as connection:
         assert connection.execute(text(question)).scalar_one() == answer
+
+
+def test_users_keep_their_avatars_through_the_new_table_of_sessions_and_back(app: Flask) -> None:
+    runner, engine = app.test_cli_runner(), bound(app)
+    assert runner.invoke(args=["db", "downgrade", "0003"]).exit_code == 0
+    people = (
+        'INSERT INTO "user" (id, email, password_hash, role, status, created_at, changed_at)'
+        " VALUES (:user, :email, 'x', 'student', 'active', :now, :now)"
+    )
+    seats = (
+        "INSERT INTO avatar_session (user_id, avatar, instance_id, port, peer_session, started_at)"
+        " VALUES (:user, 'Ada', 'Ada_user_1', 8615, :peer, :now)"
+    )
+    with engine.begin() as connection:
+        for user in (1, 2):
+            known = {"user": user, "now": "2026-11-25 12:00:00.000000"}
+            connection.execute(text(people), known | {"email": f"{user}@b.co"})
+            connection.execute(text(seats), known | {"peer": 123450 + user})
+    assert runner.invoke(args=["db", "upgrade"]).exit_code == 0
+    with Session(engine) as session:
+        kept = session.scalars(select(AvatarSession).order_by(AvatarSession.user_id)).all()
+        assert [(row.user_id, row.state, row.port, row.peer_session) for row in kept] == [
+            (1, "ready", 8615, 123451),
+            (2, "ready", 8615, 123452),
+        ]
+        assert all(row.wanted and row.counted and row.used_at > row.started_at for row in kept)
+        kept[1].state = "leaving"
+        session.commit()
+    assert runner.invoke(args=["db", "downgrade", "0003"]).exit_code == 0
+    with engine.connect() as connection:
+        rows = connection.execute(text("SELECT user_id, port, peer_session FROM avatar_session")).all()
+        assert [tuple(row) for row in rows] == [(1, 8615, 123451)]
+    assert runner.invoke(args=["db", "upgrade"]).exit_code == 0

@@ -104,7 +104,7 @@ async def test_figures_tell_what_the_gateway_does(served: Served, student: Front
     assert document["errors"]["by_code"]["not_authenticated"] == 1
     assert document["errors"]["by_source"] == {"client": 1}
     assert document["duration_ms"]["last_minute"]["p99"] >= document["duration_ms"]["last_minute"]["p50"] > 0
-    assert document["sessions"] == {"signed_in": 1, "avatars": 0}
+    assert document["sessions"] == {"signed_in": 1, "avatars": 0, "at_ports": {}}
     assert document["in_flight"] == 1  # this one
     assert document["upstreams"]["catalogue"] == {
         "in_flight": 0, "unanswered": 0, "waiting": 0, "open_breakers": 0

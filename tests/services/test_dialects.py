@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -6,6 +8,7 @@ from backend.errors import (
     BadRequest,
     Conflict,
     GatewayError,
+    NoFreePlace,
     NotFound,
     TooLarge,
     UnsupportedMedia,
@@ -17,7 +20,11 @@ from backend.errors import (
 )
 from backend.services.dialects import (
     ANSWER_BYTES,
+    INSTANCE,
+    LIVETALKING,
+    MANAGER,
     MANAGER_BY_STATUS,
+    Dialect,
     json_object,
     json_value,
     read_answer,
@@ -120,3 +127,47 @@ async def test_answer_that_breaks_is_let_go_of() -> None:
     with pytest.raises(UpstreamBroken):
         await read_answer(body)
     assert body.closed == 1
+
+
+FAILURES = [
+    (MANAGER, 400, "已达到最大实例数限制: 5", NoFreePlace),
+    (MANAGER, 400, "没有可用端口", NoFreePlace),
+    (MANAGER, 400, "启动失败", UpstreamBusy),
+    (MANAGER, 400, "数字人未运行", NotFound),
+    (MANAGER, 400, "缺少必要参数: avatar_id", UpstreamRejected),
+    (MANAGER, 404, "", NotFound),
+    (MANAGER, 500, "已达到最大实例数限制", NoFreePlace),
+    (INSTANCE, 200, "max session reached", UpstreamBusy),
+    (INSTANCE, 200, "session not found", NotFound),
+    (INSTANCE, 200, "list index out of range", UpstreamBusy),
+    (INSTANCE, 503, "", UpstreamBusy),
+    (LIVETALKING, 200, "reach max session", UpstreamBusy),
+    (LIVETALKING, 200, "'123456'", NotFound),
+    (LIVETALKING, 200, "123456", NotFound),
+    (LIVETALKING, 500, "", NotFound),
+    (LIVETALKING, 502, "", UpstreamRejected),
+]
+
+
+@pytest.mark.parametrize(("dialect", "status", "told", "meaning"), FAILURES)
+def test_each_kind_of_service_is_understood_in_its_own_words(
+    dialect: Dialect, status: int, told: str, meaning: type[GatewayError]
+) -> None:
+    for field in ("msg", "message"):
+        content = json.dumps({"code": -1, "status": "error", field: told}).encode()
+        with pytest.raises(GatewayError) as failure:
+            dialect.object(status, content)
+        assert type(failure.value) is meaning
+        assert told not in failure.value.msg or not told
+
+
+@pytest.mark.parametrize("dialect", [MANAGER, INSTANCE, LIVETALKING])
+def test_words_of_a_success_mean_nothing(dialect: Dialect) -> None:
+    content = {"code": 0, "status": "success", "msg": "session not found, limit 5"}
+    assert dialect.object(200, json.dumps(content).encode()) == content
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"[]", b"null", b'{"msg":5}', b"{" * 5000])
+def test_failure_without_words_is_told_by_its_status(content: bytes) -> None:
+    with pytest.raises(UpstreamBusy):
+        MANAGER.object(400, content)

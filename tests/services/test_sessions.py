@@ -270,6 +270,16 @@ async def test_while_the_manager_is_silent_a_user_keeps_what_is_known(
         assert manager.connections == {"Ada": 1}
 
 
+def causes(error: BaseException) -> list[BaseException]:
+    """What led to an error; a ring of causes would hold up whoever follows it."""
+    found: list[BaseException] = []
+    cause = error.__cause__ or error.__context__
+    while cause is not None and cause not in found:
+        found.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    return found
+
+
 LATE: dict[str, tuple[bytes, bytes]] = {
     "empty": (b"200 OK", b""),
     "no object": (b"200 OK", b"[1]"),
@@ -286,8 +296,9 @@ async def test_answer_that_tells_nothing_leaves_a_start_unsure(
 ) -> None:
     manager = Manager(broken={"/avatar/start": LATE[kind]})
     async with managed_by(manager, database, client) as (sessions,):
-        with pytest.raises(GatewayError):
+        with pytest.raises(GatewayError) as failure:
             await sessions.start(1, "Ada")
+        assert failure.value not in causes(failure.value)
         assert [(row.state, row.instance_id) for row in await rows(database)] == [(UNSURE, None)]
         assert await port_of(sessions, 1) is None
         manager.broken.clear()
