@@ -210,11 +210,14 @@ def _lose(found: AvatarSession, due_at: datetime) -> None:
 
 
 def leave(*where: ColumnElement[bool]) -> Callable[[Session], list[Row]]:
-    """Send what is ready on its way out, call off what is starting; return the rows that were."""
+    """Send what is ready on its way out, call off what is starting; return the rows that were.
+
+    What is unsure is not given to its user any more, should it turn out to be counted.
+    """
 
     def work(session: Session) -> list[Row]:
         lock(session)
-        active = AvatarSession.state.in_((STARTING, READY))
+        active = AvatarSession.state.in_((STARTING, READY, UNSURE))
         found = list(session.scalars(select(AvatarSession).where(active, *where)))
         for each in found:
             if each.state == READY:
@@ -222,7 +225,7 @@ def leave(*where: ColumnElement[bool]) -> Callable[[Session], list[Row]]:
             else:
                 each.wanted = False
         session.flush()
-        return [_row(each) for each in found]
+        return [_row(each) for each in found if each.state != UNSURE]
 
     return work
 

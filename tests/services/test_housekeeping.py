@@ -121,6 +121,20 @@ async def test_start_whose_answer_was_lost_is_found_and_given_to_its_user(
 
 
 @pytest.mark.asyncio
+async def test_lost_start_of_somebody_who_let_go_meanwhile_is_not_given_to_them(
+    database: Database, client: HttpClient
+) -> None:
+    manager = Manager(deaf={"/avatar/start"})
+    async with house(manager, database, client) as kept:
+        with pytest.raises(GatewayError):
+            await kept.sessions.start(1, "Ada")
+        manager.deaf.clear()
+        assert await kept.sessions.release(1) is False
+        await kept.later(0)
+        await nothing_left(database, manager)
+
+
+@pytest.mark.asyncio
 async def test_lost_start_of_somebody_who_started_again_is_let_go_of(
     database: Database, client: HttpClient
 ) -> None:
