@@ -4,10 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from flask import Flask
 
-from backend import cli, doctor, hooks, openapi
+from backend import VERSION, cli, doctor, hooks, openapi
 from backend.asgi import Bridge, GatewayFlask
 from backend.config import Settings
 from backend.context import EXTENSION, Gateway
@@ -46,7 +47,9 @@ from backend.services.mail import Mail
 from backend.services.model import Model
 from backend.services.narration import Narration
 from backend.services.notifications import Notifications
+from backend.services.occupancy import crowds
 from backend.services.own_account import OwnAccount
+from backend.services.panel import Panel, Sources
 from backend.services.passwords import Passwords
 from backend.services.pictures import Pictures
 from backend.services.profiles import Profiles
@@ -59,6 +62,7 @@ from backend.services.signing_key import load_key
 from backend.services.threads import Threads
 from backend.services.tokens import Tokens
 from backend.services.verification import Verification
+from backend.services.viewers import Viewers
 from backend.services.watching import Watching
 
 
@@ -93,7 +97,9 @@ def create_app(settings: Settings) -> Application:
     counted = gateway.watching.figures if settings.gateway_figures else None
     observer = Observer(RequestLog(settings.slow_request_seconds), counted)
     bridge = Bridge(flask, life, threads=threads, observer=observer, timed=settings.gateway_figures)
+    bridge.at_stop.append(gateway.viewers.close)
     gateway.watching.face.bridge = bridge
+    gateway.watching.face.viewers = gateway.viewers
     return Application(flask, bridge)
 
 
@@ -140,6 +146,7 @@ def _gateway(flask: Flask, settings: Settings, key: str, shared: Shared) -> Gate
     administration = Administration(store, passwords, tokens, instances, pictures)
     chats = Chats(store)
     watching = Watching.of(settings, client, forwarder)
+    readiness = _readiness(settings, store, forwarder, (catalogue, manager), watching, shared)
     return Gateway(
         settings=settings,
         database=store,
@@ -168,8 +175,9 @@ def _gateway(flask: Flask, settings: Settings, key: str, shared: Shared) -> Gate
         administration=administration,
         audit=Audit(store),
         language_models=LanguageModels(forwarder, Upstream.at("model", settings.llm_url)),
-        readiness=_readiness(settings, store, forwarder, (catalogue, manager), watching, shared),
+        readiness=readiness,
         watching=watching,
+        viewers=_viewers(watching, store, tokens, readiness),
         chats=chats,
         answering=_answering(settings, forwarder, chats, instances),
     )
@@ -196,6 +204,11 @@ def _readiness(
         "files": files_check(settings.files_dir),
     }
     return Readiness(store, forwarder, upstreams, checks, link=shared.link)
+
+
+def _viewers(watching: Watching, store: Database, tokens: Tokens, readiness: Readiness) -> Viewers:
+    sources = Sources(lambda: tokens.count, partial(crowds, store), readiness.report)
+    return Viewers(Panel(VERSION, watching, sources))
 
 
 def _answering(settings: Settings, forwarder: Forwarder, chats: Chats, instances: Instances) -> Answering:
@@ -237,6 +250,7 @@ def _lifespan(
             stack.push_async_callback(gateway.answering.aclose)
             stack.push_async_callback(gateway.readiness.aclose)
             await stack.enter_async_context(gateway.watching.opened())
+            stack.push_async_callback(gateway.viewers.aclose)
             yield
 
     return life

@@ -84,6 +84,8 @@ class Bridge:
         self.stall_seconds = SEND_STALL_SECONDS
         # Granian tells of a malformed body as of a client that left, and says 500 where nothing was said.
         self.answers_leavers = False
+        # Done when the server stops: answers that never end by themselves would hold it up.
+        self.at_stop: list[Callable[[], None]] = []
         self._shortcut = Shortcut(flask, flask.matches)
         flask.after_request(_noted)  # the last to be added, and so the first of the application's to run
         for endpoint, view in flask.view_functions.items():
@@ -100,6 +102,11 @@ class Bridge:
                 await _decline(receive, send)
             case other:
                 raise ValueError(f"unknown ASGI scope {other}")
+
+    def stopping(self) -> None:
+        """The server closes its door and waits for the calls in flight; harmless when told again."""
+        for act in self.at_stop:
+            act()
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = Exchange(

@@ -20,6 +20,8 @@ class Observer:
 
     def __call__(self, exchange: Exchange) -> None:
         status = exchange.status or 0
+        if exchange.trail.watches and exchange.broken is None:
+            return
         trouble = None
         if status >= 400 or status == 0 or exchange.client_gone or exchange.broken is not None:
             trouble = trouble_of(exchange)

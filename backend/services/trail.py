@@ -41,6 +41,7 @@ class Trail:
         "upstream_head",
         "upstream_name",
         "wait",
+        "watches",
     )
 
     def __init__(self, request_id: str = "-") -> None:
@@ -54,6 +55,8 @@ class Trail:
         self.head: float | None = None
         self.own = 0.0
         self.upstream_head = 0.0
+        # The stream of a dashboard: it is not counted, or it would be seen in the picture that it brings.
+        self.watches = False
 
     def answered(self) -> None:
         """The head of the answer is about to be sent."""
