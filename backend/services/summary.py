@@ -35,6 +35,7 @@ def summary(told: Sequence[Told], now: float | None = None) -> dict[str, Any]:
         "gateway_ms": _times(lately, whole, "owns", "own_seconds"),
         "routes": _routes(counts),
         "in_flight": sum(gauges["in_flight"] for gauges in live),
+        "viewers": sum(gauges["viewers"] for gauges in live),
         "upstream_pool": {
             "places": sum(gauges["places"] for gauges in live),
             "in_use": sum(gauges["places_in_use"] for gauges in live),

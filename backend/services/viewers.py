@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from backend.errors import GatewayError, NotAllowed, NotAuthenticated, Overloaded
 from backend.services.panel import Panel
@@ -12,25 +13,30 @@ log = logging.getLogger("gateway.figures")
 
 # Each costs its connection and a few kilobytes a second; a school has a handful of tutors who look.
 MOST_VIEWERS = 50
-LOOK_SECONDS = 1.0
-# Proxies give up on a connection that stays silent for longer.
-HEARTBEAT_SECONDS = 15.0
 HEARTBEAT = b": still here\n\n"
 # A viewer that is so many events behind reads nothing; when it comes back it gets the whole picture anew.
 MOST_UNREAD = 30
-# Whether somebody may still look is asked again so often: roles and sign-ins end.
-CHECK_SECONDS = 5.0
 
 Check = Callable[[], Awaitable[object]]
 """Raises NotAuthenticated or NotAllowed when the viewer may look no longer."""
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How often something is done, in seconds: the figures are looked at; a silence is broken, because
+    proxies give up on longer ones; it is asked whether somebody may still look, as sign-ins end."""
+
+    look: float = 1.0
+    heartbeat: float = 15.0
+    check: float = 5.0
+
+
 class Viewers:
     """Everybody who looks at this worker's stream."""
 
-    def __init__(self, panel: Panel, *, look_seconds: float = LOOK_SECONDS) -> None:
+    def __init__(self, panel: Panel, pace: Pace = Pace()) -> None:
         self._panel = panel
-        self._look_seconds = look_seconds
+        self._pace = pace
         self._viewers: set[Viewer] = set()
         self._joined = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -43,7 +49,7 @@ class Viewers:
         """
         if self._closed or len(self._viewers) >= MOST_VIEWERS:
             raise Overloaded("Too many people look at the dashboard.", retry_after_seconds=30)
-        viewer = Viewer(self._viewers.discard, check)
+        viewer = Viewer(self._viewers.discard, check, self._pace)
         self._viewers.add(viewer)
         self._joined.set()
         if self._task is None or self._task.done():
@@ -67,7 +73,7 @@ class Viewers:
         try:
             while self._viewers:
                 self._hand_out(await self._panel.news())
-                due = loop.time() + self._look_seconds
+                due = loop.time() + self._pace.look
                 while await self._somebody_joins(due - loop.time()):
                     self._hand_out(None)
         except Exception:
@@ -107,11 +113,12 @@ class Viewers:
 class Viewer:
     """One viewer's stream, a ByteStream: filled by the producer, ended by whoever closes it."""
 
-    def __init__(self, leave: Callable[["Viewer"], None], check: Check | None) -> None:
+    def __init__(self, leave: Callable[["Viewer"], None], check: Check | None, pace: Pace) -> None:
         self._leave = leave
         self._check = check
+        self._pace = pace
         self._loop = asyncio.get_running_loop()
-        self._check_at = self._loop.time() + CHECK_SECONDS
+        self._check_at = self._loop.time() + self._pace.check
         self._unread: deque[bytes] = deque()
         self._more: asyncio.Future[None] | None = None
         self._ended = False
@@ -148,7 +155,7 @@ class Viewer:
     async def _may_look(self) -> bool:
         if self._check is None or self._loop.time() < self._check_at:
             return True
-        self._check_at = self._loop.time() + CHECK_SECONDS
+        self._check_at = self._loop.time() + self._pace.check
         try:
             await self._check()
         except (NotAuthenticated, NotAllowed):
@@ -160,7 +167,7 @@ class Viewer:
     async def _comes(self) -> None:
         """Wait for events, for so long as a silence may be."""
         self._more = self._loop.create_future()
-        timer = self._loop.call_later(HEARTBEAT_SECONDS, self._wake)
+        timer = self._loop.call_later(self._pace.heartbeat, self._wake)
         try:
             await self._more
         finally:
