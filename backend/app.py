@@ -61,6 +61,7 @@ from backend.services.signalling import Signalling
 from backend.services.signing_key import load_key
 from backend.services.threads import Threads
 from backend.services.tokens import Tokens
+from backend.services.traces import tracer_of
 from backend.services.verification import Verification
 from backend.services.viewers import Viewers
 from backend.services.watching import Watching
@@ -93,10 +94,18 @@ def create_app(settings: Settings) -> Application:
     hooks.register(flask, Cors(settings.cors_origins))
     cli.register(flask)
     doctor.register(flask)
+    tracer = gateway.watching.face.tracer = tracer_of(settings)
     life = _lifespan(flask, gateway, shared, threads)
     counted = gateway.watching.figures if settings.gateway_figures else None
     observer = Observer(RequestLog(settings.slow_request_seconds), counted)
-    bridge = Bridge(flask, life, threads=threads, observer=observer, timed=settings.gateway_figures)
+    bridge = Bridge(
+        flask,
+        life,
+        threads=threads,
+        observer=observer,
+        timed=settings.gateway_figures,
+        follow=None if tracer is None else tracer.begun,
+    )
     bridge.at_stop.append(gateway.viewers.close)
     gateway.watching.face.bridge = bridge
     gateway.watching.face.viewers = gateway.viewers
@@ -231,6 +240,9 @@ def _lifespan(
         """Open everything in order; close it in reverse, also when opening stops midway."""
         async with AsyncExitStack() as stack:
             stack.callback(threads.close)
+            if (tracer := gateway.watching.face.tracer) is not None:
+                stack.push_async_callback(asyncio.to_thread, tracer.close)
+                tracer.start()
             stack.push_async_callback(gateway.database.aclose)
             stack.push_async_callback(gateway.passwords.aclose)
             await asyncio.to_thread(database.upgrade, flask)

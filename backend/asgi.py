@@ -21,7 +21,9 @@ from backend.exchange import CURRENT, SEND_STALL_SECONDS, Exchange, Send
 from backend.request_body import Receive, RequestBody, Scope
 from backend.responses import EXCHANGE, GatewayResponse
 from backend.routing import ROUTE, Matches, NoSession
+from backend.services.headers import Headers
 from backend.services.threads import Threads
+from backend.services.traces import Trace
 from backend.shortcut import Shortcut, direct
 from backend.wsgi import BackgroundLoop, Life
 
@@ -72,7 +74,9 @@ class Bridge:
         threads: Threads,
         observer: Observer,
         timed: bool = False,
+        follow: Callable[[Headers], Trace | None] | None = None,
     ) -> None:
+        self._follow = follow
         self._flask = flask
         self._life = life
         self._observer = observer
@@ -118,6 +122,8 @@ class Bridge:
             timed=self._timed,
             stall_seconds=self.stall_seconds,
         )
+        if self._follow is not None:
+            exchange.trail.trace = self._follow(scope["headers"])
         self.in_flight += 1
         CURRENT.set(exchange)
         try:

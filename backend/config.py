@@ -1,6 +1,5 @@
 """Settings: read once from the environment and `.env`, validated together, frozen."""
 
-import ipaddress
 import json
 import os
 import re
@@ -29,10 +28,13 @@ from backend.forms import (
     PortRange,
     RateLimit,
     Seconds,
+    TraceOutlet,
     address,
     check_mail_server,
+    check_origins,
     check_pair,
     check_sender,
+    is_loopback,
     redis_url,
     secrets_of,
 )
@@ -165,6 +167,13 @@ class Settings(BaseModel):
         "removes it. Totals in a folder of your own outlive a restart.",
     )
 
+    gateway_traces: TraceOutlet = Field(
+        "off", description="Where spans go: terminal, file or OTLP collector; needs requirements-trace.txt."
+    )
+    gateway_traces_per_second: int = Field(
+        100, ge=1, le=100_000, description="Requests that a worker follows each second at most."
+    )
+
     gateway_view_threads: int = Field(
         16, ge=1, le=512, description="Threads for plain `def` views and database work, each pool."
     )
@@ -251,9 +260,7 @@ class Settings(BaseModel):
     @field_validator("cors_origins")
     @classmethod
     def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for origin in value:
-            if not re.fullmatch(r"https?://[^/\s?#]+", origin):
-                raise ValueError("needs origins of the form https://host or http://host:port")
+        check_origins(value)
         return value
 
     @field_validator("gateway_mounts", mode="before")
@@ -318,12 +325,7 @@ class Settings(BaseModel):
     @property
     def loopback(self) -> bool:
         """Whether only this machine can reach the listening address."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(self.host)
 
 
 def _known_names() -> dict[str, str]:

@@ -1,5 +1,6 @@
 """The forms that a setting's value may have, each with what it says to one that has another."""
 
+import ipaddress
 import re
 import ssl
 from collections.abc import Iterable
@@ -132,6 +133,32 @@ def check_mail_server(url: str) -> None:
         raise ValueError("needs user and password or neither, in ASCII without spaces")
 
 
+def _trace_outlet(value: object) -> str:
+    text = str(value).strip()
+    if text in ("off", "console") or (text.startswith("file:") and len(text) > len("file:")):
+        return text
+    if text.startswith(("http://", "https://")):
+        return _base_url(text)
+    raise ValueError("needs off, console, file:PATH or the form http://host:4318/v1/traces")
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine can reach an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check_origins(origins: Iterable[str]) -> None:
+    """Raise ValueError for what is no origin of a page."""
+    for origin in origins:
+        if not re.fullmatch(r"https?://[^/\s?#]+", origin):
+            raise ValueError("needs origins of the form https://host or http://host:port")
+
+
 def check_sender(address: str) -> None:
     """Raise ValueError for what cannot be the sender of a mail."""
     atom, label = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+", r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"
@@ -140,6 +167,7 @@ def check_sender(address: str) -> None:
 
 
 BaseUrl = Annotated[str, BeforeValidator(_base_url)]
+TraceOutlet = Annotated[str, BeforeValidator(_trace_outlet)]
 BaseUrls = Annotated[tuple[str, ...], BeforeValidator(_base_urls)]
 PortRange = Annotated[tuple[int, int], BeforeValidator(_port_range)]
 CommaList = Annotated[tuple[str, ...], BeforeValidator(_comma_list)]

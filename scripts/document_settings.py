@@ -47,6 +47,7 @@ FORMS: dict[object, str] = {
     Path: "path",
     SecretStr: "text, *secret*",
     config.BaseUrl: "`http://host:port`",
+    config.TraceOutlet: "`off`, `console`, `file:PATH` or `http://host:port/path`",
     config.BaseUrls: "`http://host:port`, several with commas",
     config.PortRange: "`8615-8714`",
     config.CommaList: "list with commas",

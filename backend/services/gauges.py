@@ -11,6 +11,7 @@ from backend.services.forwarding import Forwarder
 from backend.services.http_client import HttpClient
 from backend.services.logs import lost_lines
 from backend.services.loop_lag import LoopLag
+from backend.services.traces import Tracer
 
 
 class Serving(Protocol):
@@ -28,6 +29,7 @@ class Face:
         self.bridge: Serving | None = None
         # Who looks at the dashboard: their streams are requests that never end, and no work.
         self.viewers: Sized = ()
+        self.tracer: Tracer | None = None
 
     @property
     def in_flight(self) -> int:
@@ -62,6 +64,7 @@ class Gauges:
             "lag": self.lag.worst_seconds,
             "mean_lag": self.lag.mean_seconds,
             "lost_lines": lost_lines(),
+            "lost_spans": 0 if self.face.tracer is None else self.face.tracer.lost,
             "upstreams": {name: asdict(load) for name, load in self.forwarder.loads().items()},
         }
 

@@ -43,6 +43,7 @@ def summary(told: Sequence[Told], now: float | None = None) -> dict[str, Any]:
         "upstreams": upstreams(live),
         "uptime_seconds": round(uptime, 1),
         "lost_log_lines": sum(gauges["lost_lines"] for gauges in live),
+        "lost_spans": sum(gauges["lost_spans"] for gauges in live),
         "workers": [_worker(one) for one in told if one.gauges is not None],
         "workers_ended": len(told) - len(live),
     }
