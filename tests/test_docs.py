@@ -13,7 +13,7 @@ import pytest
 from backend import errors
 from backend.config import Settings
 from backend.errors import GatewayError
-from scripts import document_settings
+from scripts import document_settings, draw_diagrams
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -106,6 +106,18 @@ def test_no_page_names_a_folder_of_one_machine(page: Path) -> None:
 
 def test_settings_page_is_up_to_date() -> None:
     assert read(document_settings.PAGE) == document_settings.page(), "run python -m scripts.document_settings"
+
+
+def test_diagrams_are_drawn_from_the_text_beside_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert draw_diagrams.main(["--check"]) == 0
+    for file in draw_diagrams.FOLDER.iterdir():
+        (tmp_path / file.name).write_text(read(file))
+    monkeypatch.setattr(draw_diagrams, "FOLDER", tmp_path)
+    assert draw_diagrams.main(["--check"]) == 0
+    (tmp_path / "after.dot").write_text("digraph { other }")
+    assert draw_diagrams.main(["--check"]) == 1, "a text that changed is noticed"
 
 
 def test_every_setting_is_on_the_settings_page() -> None:
