@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from playwright.async_api import CDPSession, Page, async_playwright
-
 from benchmarks.processes import Failure
 
 T = TypeVar("T")
@@ -37,7 +35,7 @@ class Viewers:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._stack = AsyncExitStack()
         self._readers: list[asyncio.Task[None]] = []
-        self._session: CDPSession | None = None
+        self._session: Any = None
         self.events = 0
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
@@ -67,10 +65,12 @@ class Viewers:
         path = shutil.which("chromium") or shutil.which("chromium-browser")
         if path is None:
             return False
+        from playwright.async_api import async_playwright  # readers of the stream need none
+
         playwright = await self._stack.enter_async_context(async_playwright())
         browser = await playwright.chromium.launch(executable_path=path, args=[*FLAGS])
         self._stack.push_async_callback(browser.close)
-        page: Page = await browser.new_page()
+        page = await browser.new_page()
         await page.goto(f"{self._url}/dashboard")
         await page.wait_for_selector("#room:not([hidden])")
         self._session = await page.context.new_cdp_session(page)

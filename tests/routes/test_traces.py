@@ -147,7 +147,7 @@ async def test_a_collector_that_does_not_answer_holds_up_neither_calls_nor_the_e
     tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     collected = Collected()
-    collected.hang = True
+    collected.hang = True  # longer than anybody waits
     loop = asyncio.get_running_loop()
     async with Peer(collected) as collector, Peer(reply) as peer:
         url = collector.url if how == "hanging" else f"http://127.0.0.1:{free_port()}"

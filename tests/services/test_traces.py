@@ -1,13 +1,18 @@
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
+from backend.app import create_app
 from backend.config import SettingsError
+from backend.context import EXTENSION
 from backend.services import traces
-from backend.services.traces import Span, Trace, Tracer
+from backend.services.traces import Span, Trace, Tracer, tracer_of
+from tests.support.gateway import settings_for
 
 PARENT = [(b"traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")]
 UNSAMPLED = [(b"traceparent", PARENT[0][1][:-1] + b"0")]
@@ -178,6 +183,15 @@ def test_an_end_does_not_wait_for_a_collector_that_hangs(caplog: pytest.LogCaptu
     collector.free.set()
 
 
-def test_without_the_libraries_the_start_says_what_is_missing() -> None:
-    assert issubclass(SettingsError, Exception)
-    assert "install_async_deps.sh --trace" in traces.MISSING
+def test_without_the_libraries_the_start_says_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "backend.services.span_export", None)  # cannot be imported
+    with pytest.raises(SettingsError, match=r"GATEWAY_TRACES: .*install_async_deps\.sh --trace"):
+        create_app(settings_for(tmp_path, gateway_traces="console"))
+
+
+def test_switched_off_there_is_no_tracer(tmp_path: Path) -> None:
+    application = create_app(settings_for(tmp_path))
+    assert application.flask.extensions[EXTENSION].watching.face.tracer is None
+    assert "opentelemetry.sdk" not in sys.modules or tracer_of(settings_for(tmp_path)) is None
