@@ -386,7 +386,7 @@ hosts = st.from_regex(r"[a-z][a-z0-9-]{0,20}(\.[a-z]{2,8})?", fullmatch=True)
 )
 def test_urls_lose_their_last_slash_and_nothing_else(scheme: str, host: str, port: int, path: str) -> None:
     url = f"{scheme}://{host}:{port}{path}"
-    assert load({"LLM_URL": url}, None).llm_url == url.rstrip("/")
+    assert load({"LLM_URL": url}, None).llm_url == (url.rstrip("/"),)
     assert load({"AVATAR_SERVICE_URL": f"{url}, {url}"}, None).avatar_service_url == (url.rstrip("/"),) * 2
 
 
@@ -397,7 +397,7 @@ def test_any_text_is_a_plain_url_or_is_told_the_form(text: str) -> None:
         assert result.startswith("LLM_URL: ")
         assert len(result.splitlines()) == 1
     else:
-        assert re.fullmatch(r"https?://[\x21-\x7e]+", result.llm_url)
+        assert all(re.fullmatch(r"https?://[\x21-\x7e]+", url) for url in result.llm_url)
 
 
 @given(any_text | st.recursive(st.none() | st.integers() | any_text, st.lists).map(json.dumps))
