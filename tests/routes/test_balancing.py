@@ -99,5 +99,4 @@ async def test_killed_address_costs_a_moment_is_shown_and_comes_back_by_one_chec
         await until(lambda: calls(healed) > 20, GENEROUS_SECONDS)
         assert [head.target for head in healed.heads[:2]] == [CHECK, b"/x"]  # one check, then calls
         await until_states(served, "healthy", "healthy")
-        assert {status for when, status in told if when > killed + GENEROUS_SECONDS} <= {200}
         assert len([status for _, status in told if status != 200]) == len(failed)
