@@ -7,8 +7,9 @@ closed ── FAILURES in a row ──► open ── a pause later, one call as
    └──── a health check found nobody ──► down ── a health check is answered ──► closed
 ```
 
-A check that is answered all the while knows nothing of the trouble: then a call is the probe. After one that
-was not answered, no call is, until a check is answered.
+A check that is answered while calls fail knows nothing of their trouble: then a call is the probe. Where
+calls or checks had reached nobody, its answer is news. After one that was not answered, no call goes until
+one is.
 """
 
 import time
@@ -54,9 +55,10 @@ class Breaker:
         self._wait()
         return True
 
-    def failed(self, *, probe: bool) -> None:
-        """A call failed; `probe` tells whether it was admitted while open."""
+    def failed(self, *, probe: bool, sent: bool = True) -> None:
+        """A call failed; `probe`: it was admitted while open, `sent`: it may have reached somebody."""
         self._failures += 1
+        self.down = self.down or not sent
         if self.open:
             if probe:  # others went out before it opened, and say nothing new
                 self._next_probe = max(self._next_probe or 0.0, self._clock() + self._pause / 2)
@@ -101,8 +103,8 @@ class Breakers:
         breaker = self._troubled.get(origin)
         return 0.0 if breaker is None else breaker.seconds_left
 
-    def failed(self, origin: str, *, probe: bool) -> None:
-        self._troubled.setdefault(origin, Breaker(self._clock)).failed(probe=probe)
+    def failed(self, origin: str, *, probe: bool, sent: bool = True) -> None:
+        self._troubled.setdefault(origin, Breaker(self._clock)).failed(probe=probe, sent=sent)
 
     def answered(self, origin: str, *, probe: bool) -> None:
         """An address answered: calls that went out before it was given up do not bring it back."""

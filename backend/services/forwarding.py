@@ -279,7 +279,7 @@ class Forwarder:
         try:
             answer = await work.once(origin, timeouts)
         except UpstreamError as error:
-            self._breakers.failed(origin, probe=probe)
+            self._breakers.failed(origin, probe=probe, sent=error.sent)
             return error
         self._breakers.answered(origin, probe=probe)
         return answer
