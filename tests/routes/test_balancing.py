@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from tests.support.chat_model import ChatModel
+from tests.support.demo import demo
 from tests.support.frontend import Frontend, good, hidden, refused
 from tests.support.gateway import Served, free_port, mount, serving, settings_for
 from tests.support.peer import Exchange, Peer, Script, until
@@ -308,3 +309,19 @@ async def test_figures_tell_addresses_apart_and_not_where_they_are(tmp_path: Pat
         for text in (stats, metrics):
             assert str(port) not in text
             assert "127.0.0.1" not in text
+
+
+async def test_demo_with_second_addresses_goes_on_when_one_is_killed(tmp_path: Path) -> None:
+    options = ("--demo-second", "--demo-latency=0.05")
+    async with (
+        demo(tmp_path, *options, GATEWAY_CHECK_SECONDS=str(CHECK_SECONDS)) as running,
+        httpx.AsyncClient(base_url=running.gateway.url, trust_env=False) as here,  # a student may not look
+    ):
+        await running.put("/faults", service="catalogue-2", fault="refuse")
+        async with asyncio.timeout(GENEROUS_SECONDS):
+            states: list[str] = []
+            while states != ["healthy", "ejected"]:
+                told = (await here.get("/stats")).json()["upstreams"]["catalogue"]["addresses"]
+                states = [one["state"] for one in told]
+        answers = await asyncio.gather(*(running.preview() for _ in range(10)))
+        assert {answer.status_code for answer in answers} == {200}
