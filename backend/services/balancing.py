@@ -39,6 +39,11 @@ class Address:
     in_flight: int = 0
     silent: int = 0
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether it misses checks: calls that are at home nowhere go elsewhere meanwhile."""
+        return self.silent >= SILENT_CHECKS
+
     async def acquire(self) -> None:
         """Take a place of the upstream's share. Raises Overloaded."""
         self.in_flight += 1
@@ -62,6 +67,7 @@ class AddressLoad:
 
     number: int
     ejected: bool
+    silent: bool
     in_flight: int
 
 
@@ -123,7 +129,8 @@ class Traffic:
                 inside.append(origin)
             elif self._breakers.admits(origin):
                 return origin
-        return self._less_busy(inside) if inside else None
+        heard = [origin for origin in inside if not self.addresses[origin].is_silent]
+        return self._less_busy(heard or inside) if inside else None
 
     def _less_busy(self, origins: Sequence[str]) -> str:
         first, second = drawn_pair(len(origins), self._dice)
@@ -142,7 +149,7 @@ class Traffic:
             return
         if not self.is_out(origin):
             # Silence while it has calls may be work: some services answer nothing but those.
-            working = found == "silent" and (address.in_flight > 0 or address.silent < SILENT_CHECKS)
+            working = found == "silent" and (address.in_flight > 0 or not address.is_silent)
             if working or all(self.is_out(other) for other in self.addresses if other != origin):
                 return
         self._breakers.found_down(origin, seconds)
@@ -163,7 +170,7 @@ class Traffic:
         load.open_breakers += sum(map(self.is_out, self.addresses))
         if self._only is None:
             load.addresses += [
-                AddressLoad(number, self.is_out(address.origin), address.in_flight)
+                AddressLoad(number, self.is_out(address.origin), address.is_silent, address.in_flight)
                 for number, address in enumerate(self.addresses.values(), 1)
             ]
 

@@ -11,7 +11,7 @@ from backend.services.sketches import percentiles
 
 SHARES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 BITS = 8
-HEALTHY, EJECTED = "healthy", "ejected"
+HEALTHY, SILENT, EJECTED = "healthy", "silent", "ejected"
 
 
 def summary(told: Sequence[Told], now: float | None = None) -> dict[str, Any]:
@@ -66,9 +66,11 @@ def _addresses(told: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         number = one["number"]
         known = sums.setdefault(number, {"number": number, "state": HEALTHY, "ejected_by": 0, "in_flight": 0})
         known["in_flight"] += one["in_flight"]
-        if one["ejected"]:
+        known["ejected_by"] += one["ejected"]
+        if known["ejected_by"]:
             known["state"] = EJECTED
-            known["ejected_by"] += 1
+        elif one["silent"]:
+            known["state"] = SILENT
     return [sums[number] for number in sorted(sums)]
 
 

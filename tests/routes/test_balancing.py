@@ -138,6 +138,33 @@ async def test_calls_in_flight_at_the_other_address_are_untouched(tmp_path: Path
         assert [one["in_flight"] for one in await addresses(served)] == [0, 0]
 
 
+async def test_address_that_hangs_gets_no_new_calls_after_its_second_silence(tmp_path: Path) -> None:
+    async def hanging(exchange: Exchange) -> None:
+        await exchange.client_left()
+
+    async with (
+        Peer(echo) as first,
+        Peer(echo) as alive,
+        gateway_before(tmp_path, first.url, alive.url) as served,
+    ):
+        await until_states(served, "healthy", "healthy")
+        first.script = hanging
+        held = [asyncio.create_task(served.http.post("/m/x")) for _ in range(8)]
+        await until(lambda: calls(first) > 0, GENEROUS_SECONDS)
+        await until_states(served, "silent", "healthy")
+        seen = calls(first)
+        assert seen < 8
+        answers = await asyncio.gather(*(served.http.post("/m/x") for _ in range(30)))
+        assert {answer.status_code for answer in answers} == {200}
+        assert calls(first) == seen
+        for call in held:
+            call.cancel()
+        await asyncio.gather(*held, return_exceptions=True)
+        await until_states(served, "ejected", "healthy")
+        first.script = echo
+        await until_states(served, "healthy", "healthy")
+
+
 async def test_nobody_at_any_address_is_told_at_once_with_a_time_to_come_back(tmp_path: Path) -> None:
     ports = free_port(), free_port()
     async with gateway_before(tmp_path, *(f"http://127.0.0.1:{port}" for port in ports)) as served:

@@ -319,6 +319,7 @@ def test_checks_never_take_the_last_address_out() -> None:
 def test_silence_counts_the_second_time_and_not_while_there_is_work() -> None:
     here = Town(A, B)
     here.busy(A, 1)
+    here.busy(B, 5)
     for _ in range(5 * SILENT_CHECKS):
         here.traffic.checked(A, "silent", HOLDS_SECONDS)
     assert not here.traffic.is_out(A)
@@ -330,6 +331,25 @@ def test_silence_counts_the_second_time_and_not_while_there_is_work() -> None:
     assert here.traffic.is_out(A)
     here.traffic.checked(A, "up", HOLDS_SECONDS)
     assert not here.traffic.is_out(A)
+
+
+def test_new_calls_go_elsewhere_while_one_is_silent_and_those_at_home_there_stay() -> None:
+    here = Town(A, B)
+    key = next(key for key in map(str, range(100)) if ranked(key, [A, B])[0] == A)
+    here.busy(A, 1)
+    here.busy(B, 5)
+    for _ in range(SILENT_CHECKS):
+        assert here.traffic.next() == A
+        here.traffic.checked(A, "silent", HOLDS_SECONDS)
+    assert {here.traffic.next() for _ in range(20)} == {B}
+    assert here.traffic.next((), key) == A
+    assert [one.silent for one in here.load().addresses] == [True, False]
+    for _ in range(SILENT_CHECKS):
+        here.traffic.checked(B, "silent", HOLDS_SECONDS)
+    assert {here.traffic.next() for _ in range(20)} == {A}  # all are silent: the less busy one
+    here.traffic.checked(A, "up", HOLDS_SECONDS)
+    here.traffic.checked(B, "up", HOLDS_SECONDS)
+    assert {here.traffic.next() for _ in range(20)} == {A}
 
 
 def test_what_is_told_to_wait_is_no_longer_than_until_somebody_looks() -> None:

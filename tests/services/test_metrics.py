@@ -24,8 +24,9 @@ GAUGES = {
             "waiting": 5,
             "open_breakers": 1,
             "addresses": [
-                {"number": 1, "ejected": False, "in_flight": 2},
-                {"number": 2, "ejected": True, "in_flight": 0},
+                {"number": 1, "ejected": False, "silent": False, "in_flight": 2},
+                {"number": 2, "ejected": True, "silent": True, "in_flight": 0},
+                {"number": 3, "ejected": False, "silent": True, "in_flight": 1},
             ],
         }
     },
@@ -114,6 +115,7 @@ def test_the_summary_says_the_same_for_people() -> None:
         "addresses": [
             {"number": 1, "state": "healthy", "ejected_by": 0, "in_flight": 2},
             {"number": 2, "state": "ejected", "ejected_by": 1, "in_flight": 0},
+            {"number": 3, "state": "silent", "ejected_by": 0, "in_flight": 1},
         ],
     }
     assert [one["pid"] for one in document["workers"]] == [4711]
