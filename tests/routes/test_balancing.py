@@ -214,12 +214,12 @@ async def test_a_slow_address_gets_its_share_and_calls_stay_quick_where_turns_wo
             took.append(time.monotonic() - began)
 
         async with asyncio.TaskGroup() as group:
-            for number in range(80):
+            for number in range(60):
                 group.create_task(one(paths[number % len(paths)]))
                 await asyncio.sleep(0.02)
         return sorted(took)[-2]
 
-    async with Peer(working(0.02, 4)) as quick, Peer(working(0.2, 2)) as slow:
+    async with Peer(working(0.1, 8)) as quick, Peer(working(1.0, 4)) as slow:
         mounts = [
             mount(prefix, upstream, methods=["POST"])
             for prefix, upstream in (("/m", f"{quick.url},{slow.url}"), ("/1", quick.url), ("/2", slow.url))
@@ -230,7 +230,7 @@ async def test_a_slow_address_gets_its_share_and_calls_stay_quick_where_turns_wo
             slow.heads.clear()
             balanced = await p99(served, "/m/x")
             assert calls(slow) > 0
-            assert calls(slow) < 0.35 * calls(quick)
+            assert calls(slow) < 0.35 * calls(quick)  # a handful, as many as the quick one holds at a time
             assert balanced < 0.5 * in_turn
 
 
