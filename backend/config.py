@@ -19,19 +19,19 @@ from pydantic import (
 )
 
 from backend.forms import (
-    BaseUrl,
     BaseUrls,
-    CommaList,
+    CheckSeconds,
     HttpVersion,
     HttpVersions,
     Method,
+    Origins,
     PortRange,
     RateLimit,
     Seconds,
+    SigningKey,
     TraceOutlet,
     address,
     check_mail_server,
-    check_origins,
     check_pair,
     check_sender,
     is_loopback,
@@ -52,7 +52,7 @@ class Mount(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     prefix: str
-    upstream: BaseUrl
+    upstream: BaseUrls
     auth: Literal["required", "optional", "none"]
     methods: tuple[Method, ...] = ("GET",)
     max_body_mb: Annotated[float, Field(ge=0, le=10_240)] = 100
@@ -84,7 +84,8 @@ class Settings(BaseModel):
     server: Literal["hypercorn", "granian"] = Field("hypercorn", description="ASGI server.")
 
     avatar_service_url: BaseUrls = Field(
-        ("http://127.0.0.1:8606",), description="Avatar catalogue; several addresses with commas."
+        ("http://127.0.0.1:8606",),
+        description="Avatar catalogue; several addresses with commas, which share their avatars.",
     )
     avatar_manager_url: BaseUrls = Field(
         ("http://127.0.0.1:8607",), description="Instance manager; several addresses with commas."
@@ -93,8 +94,17 @@ class Settings(BaseModel):
     avatar_instance_ports: PortRange = Field(
         (8615, 8714), description="Ports where instances may live; nothing else is ever dialled."
     )
-    llm_url: BaseUrl = Field("http://127.0.0.1:8611", description="Chat model.")
-    rag_url: BaseUrl = Field("http://127.0.0.1:8602", description="Retrieval service.")
+    llm_url: BaseUrls = Field(
+        ("http://127.0.0.1:8611",),
+        description="Chat model; several addresses with commas, each conversation stays at one.",
+    )
+    rag_url: BaseUrls = Field(
+        ("http://127.0.0.1:8602",),
+        description="Retrieval service; several addresses with commas, which share one index.",
+    )
+    gateway_check_seconds: CheckSeconds = Field(
+        2.0, description="Time between health checks, where a service has several addresses or one is out."
+    )
 
     upstream_transport: Literal["direct", "reqwest", "httpx"] = Field(
         "direct",
@@ -143,10 +153,10 @@ class Settings(BaseModel):
         description="`redis://:password@host:6379/0`, `rediss://` for TLS: limits count for all processes "
         "together, and ended sign-ins are known everywhere at once; without it, limits count per worker.",
     )
-    jwt_secret_key: SecretStr | None = Field(
+    jwt_secret_key: SigningKey | None = Field(
         None, description="Signing key, 32 bytes or more; unset: made once under instance/, mode 0600."
     )
-    cors_origins: CommaList = Field(
+    cors_origins: Origins = Field(
         (), description="Origins that may call from a browser, with commas; unset: same host, any port."
     )
     smtp_url: SecretStr | None = Field(
@@ -237,13 +247,6 @@ class Settings(BaseModel):
     def _of_a_redis(cls, value: SecretStr | None) -> SecretStr | None:
         return None if value is None else SecretStr(redis_url(value.get_secret_value()))
 
-    @field_validator("jwt_secret_key")
-    @classmethod
-    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and len(value.get_secret_value().encode()) < 32:
-            raise ValueError("needs at least 32 bytes")
-        return value
-
     @field_validator("smtp_url")
     @classmethod
     def _mail_server(cls, value: SecretStr | None) -> SecretStr | None:
@@ -255,12 +258,6 @@ class Settings(BaseModel):
     @classmethod
     def _sender(cls, value: str) -> str:
         check_sender(value)
-        return value
-
-    @field_validator("cors_origins")
-    @classmethod
-    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        check_origins(value)
         return value
 
     @field_validator("gateway_mounts", mode="before")
@@ -301,9 +298,10 @@ class Settings(BaseModel):
 
     def _chosen_versions(self) -> list[tuple[str, HttpVersion]]:
         of_mounts = [
-            (mount.upstream, mount.http_version)
+            (url, mount.http_version)
             for mount in self.gateway_mounts
             if mount.http_version is not None
+            for url in mount.upstream
         ]
         return [*self.gateway_http_versions, *of_mounts]
 
