@@ -4,10 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from flask import Flask
 
-from backend import cli, doctor, hooks, openapi
+from backend import VERSION, cli, doctor, hooks, openapi
 from backend.asgi import Bridge, GatewayFlask
 from backend.config import Settings
 from backend.context import EXTENSION, Gateway
@@ -39,6 +40,7 @@ from backend.services.file_store import FileStore
 from backend.services.files import Files
 from backend.services.fleet import Fleet
 from backend.services.forwarding import MEGABYTE, Forwarder, Upstream
+from backend.services.health_checks import HealthChecks
 from backend.services.housekeeping import Housekeeping, Patience
 from backend.services.http_client import HttpClient
 from backend.services.language_models import LanguageModels
@@ -49,7 +51,9 @@ from backend.services.managed_fleet import ManagedFleet
 from backend.services.model import Model
 from backend.services.narration import Narration
 from backend.services.notifications import Notifications
+from backend.services.occupancy import crowds
 from backend.services.own_account import OwnAccount
+from backend.services.panel import Panel, Sources
 from backend.services.passwords import Passwords
 from backend.services.peer_watch import PeerWatch
 from backend.services.pictures import Pictures
@@ -64,8 +68,10 @@ from backend.services.signalling import Signalling
 from backend.services.signing_key import load_key
 from backend.services.threads import Threads
 from backend.services.tokens import Tokens
+from backend.services.traces import tracer_of
 from backend.services.upkeep import Upkeep
 from backend.services.verification import Verification
+from backend.services.viewers import Viewers
 from backend.services.watching import Watching
 
 
@@ -96,11 +102,21 @@ def create_app(settings: Settings) -> Application:
     hooks.register(flask, Cors(settings.cors_origins))
     cli.register(flask)
     doctor.register(flask)
+    tracer = gateway.watching.face.tracer = tracer_of(settings)
     life = _lifespan(flask, gateway, shared, threads)
     counted = gateway.watching.figures if settings.gateway_figures else None
     observer = Observer(RequestLog(settings.slow_request_seconds), counted)
-    bridge = Bridge(flask, life, threads=threads, observer=observer, timed=settings.gateway_figures)
+    bridge = Bridge(
+        flask,
+        life,
+        threads=threads,
+        observer=observer,
+        timed=settings.gateway_figures,
+        follow=None if tracer is None else tracer.begun,
+    )
+    bridge.at_stop.append(gateway.viewers.close)
     gateway.watching.face.bridge = bridge
+    gateway.watching.face.viewers = gateway.viewers
     return Application(flask, bridge)
 
 
@@ -129,15 +145,41 @@ class Shared:
             yield
 
 
+@dataclass(frozen=True)
+class Upstreams:
+    """The services behind the gateway; the retrieval service is an index of documents, too."""
+
+    catalogue: Upstream
+    manager: Upstream
+    model: Upstream
+    retrieval: Upstream
+    index: Upstream
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Upstreams":
+        return cls(
+            catalogue=Upstream.at("catalogue", *settings.avatar_service_url),
+            manager=Upstream.at("manager", *settings.avatar_manager_url),
+            model=Upstream.at("model", *settings.llm_url),
+            retrieval=Upstream.at("retrieval", *settings.rag_url),
+            index=Upstream.at("index", *settings.rag_url),
+        )
+
+    def checked(self, settings: Settings) -> list[Upstream]:
+        """Return those whose health is asked for; mounts with one address are none of them."""
+        of_mounts = map(mounts.upstream_of, settings.gateway_mounts)
+        several = [upstream for upstream in of_mounts if len(upstream.origins) > 1]
+        return [self.catalogue, self.manager, self.model, self.retrieval, *several]
+
+
 def _gateway(flask: Flask, settings: Settings, key: str, shared: Shared) -> Gateway:
     store = Database(database.attach(flask, settings), threads=settings.gateway_view_threads)
     passwords = Passwords()
     client = HttpClient(settings)
     forwarder = Forwarder(client)
-    catalogue = Upstream.at("catalogue", *settings.avatar_service_url)
-    manager = Upstream.at("manager", *settings.avatar_manager_url)
+    upstreams = Upstreams.of(settings)
     notifications = Notifications(store)
-    upkeep = _upkeep(settings, forwarder, manager, store, notifications)
+    upkeep = _upkeep(settings, forwarder, upstreams.manager, store, notifications)
     sessions = upkeep.sessions
     tokens = Tokens(key, store, staleness_seconds=settings.gateway_revocation_seconds, feed=shared.feed)
     mail = Mail.of(settings)
@@ -147,6 +189,7 @@ def _gateway(flask: Flask, settings: Settings, key: str, shared: Shared) -> Gate
     administration = Administration(store, passwords, tokens, sessions, pictures)
     chats = Chats(store)
     watching = Watching.of(settings, client, forwarder)
+    readiness = _readiness(settings, store, forwarder, upstreams, watching, shared)
     return Gateway(
         settings=settings,
         database=store,
@@ -159,7 +202,9 @@ def _gateway(flask: Flask, settings: Settings, key: str, shared: Shared) -> Gate
         rate_limits=RateLimits(settings, key, link=shared.link),
         client=client,
         forwarder=forwarder,
-        catalogue=Catalogue(forwarder, catalogue, stale_after_seconds=settings.gateway_stale_list_seconds),
+        catalogue=Catalogue(
+            forwarder, upstreams.catalogue, stale_after_seconds=settings.gateway_stale_list_seconds
+        ),
         sessions=sessions,
         upkeep=upkeep,
         signalling=Signalling(forwarder, sessions),
@@ -167,7 +212,7 @@ def _gateway(flask: Flask, settings: Settings, key: str, shared: Shared) -> Gate
         files=Files(
             store,
             FileStore(settings.files_dir),
-            Library(forwarder, Upstream.at("index", settings.rag_url)),
+            Library(forwarder, upstreams.index),
             quota=int(settings.gateway_quota_mb * MEGABYTE),
         ),
         profiles=profiles,
@@ -175,11 +220,15 @@ def _gateway(flask: Flask, settings: Settings, key: str, shared: Shared) -> Gate
         notifications=notifications,
         administration=administration,
         audit=Audit(store),
-        language_models=LanguageModels(forwarder, Upstream.at("model", settings.llm_url)),
-        readiness=_readiness(settings, store, forwarder, (catalogue, manager), watching, shared),
+        language_models=LanguageModels(forwarder, upstreams.model),
+        readiness=readiness,
+        health_checks=HealthChecks(
+            forwarder, upstreams.checked(settings), every_seconds=settings.gateway_check_seconds
+        ),
         watching=watching,
+        viewers=_viewers(watching, store, tokens, readiness),
         chats=chats,
-        answering=_answering(settings, forwarder, chats, sessions),
+        answering=_answering(forwarder, upstreams, chats, sessions),
     )
 
 
@@ -200,33 +249,37 @@ def _readiness(
     settings: Settings,
     store: Database,
     forwarder: Forwarder,
-    avatars: tuple[Upstream, Upstream],
+    upstreams: Upstreams,
     watching: Watching,
     shared: Shared,
 ) -> Readiness:
-    catalogue, manager = avatars
-    upstreams = {
-        "catalogue": (catalogue, "/avatar/get_avatars"),
-        "manager": (manager, "/health"),
-        "model": (Upstream.at("model", settings.llm_url), "/health"),
-        "retrieval": (Upstream.at("retrieval", settings.rag_url), "/health"),
+    probed = {
+        "catalogue": (upstreams.catalogue, "/avatar/get_avatars"),
+        "manager": (upstreams.manager, "/health"),
+        "model": (upstreams.model, "/health"),
+        "retrieval": (upstreams.retrieval, "/health"),
     }
     if settings.avatar_kind == "livetalking":
-        del upstreams["manager"]
+        del probed["manager"]
     checks = {
         "loop": loop_check(watching.lag),
         "places": places_check(forwarder),
         "files": files_check(settings.files_dir),
     }
-    return Readiness(store, forwarder, upstreams, checks, link=shared.link)
+    return Readiness(store, forwarder, probed, checks, link=shared.link)
 
 
-def _answering(settings: Settings, forwarder: Forwarder, chats: Chats, sessions: Sessions) -> Answering:
+def _viewers(watching: Watching, store: Database, tokens: Tokens, readiness: Readiness) -> Viewers:
+    sources = Sources(lambda: tokens.count, partial(crowds, store), readiness.report)
+    return Viewers(Panel(VERSION, watching, sources))
+
+
+def _answering(forwarder: Forwarder, upstreams: Upstreams, chats: Chats, sessions: Sessions) -> Answering:
     return Answering(
         Helpers(
             chats=chats,
-            model=Model(forwarder, Upstream.at("model", settings.llm_url)),
-            retrieval=Retrieval(forwarder, Upstream.at("retrieval", settings.rag_url)),
+            model=Model(forwarder, upstreams.model),
+            retrieval=Retrieval(forwarder, upstreams.retrieval),
             narration=Narration(forwarder, sessions),
             archive=Archive(chats),
         )
@@ -241,10 +294,15 @@ def _lifespan(
         """Open everything in order; close it in reverse, also when opening stops midway."""
         async with AsyncExitStack() as stack:
             stack.callback(threads.close)
+            if (tracer := gateway.watching.face.tracer) is not None:
+                stack.push_async_callback(asyncio.to_thread, tracer.close)
+                tracer.start()
             stack.push_async_callback(gateway.database.aclose)
             stack.push_async_callback(gateway.passwords.aclose)
             await asyncio.to_thread(database.upgrade, flask)
             await stack.enter_async_context(gateway.client)
+            stack.push_async_callback(gateway.health_checks.aclose)
+            gateway.health_checks.start()
             await stack.enter_async_context(shared.opened())
             stack.push_async_callback(gateway.tokens.aclose)
             await gateway.tokens.start()
@@ -261,6 +319,7 @@ def _lifespan(
             stack.push_async_callback(gateway.answering.aclose)
             stack.push_async_callback(gateway.readiness.aclose)
             await stack.enter_async_context(gateway.watching.opened())
+            stack.push_async_callback(gateway.viewers.aclose)
             yield
 
     return life

@@ -1,9 +1,7 @@
 """Settings: read once from the environment and `.env`, validated together, frozen."""
 
-import ipaddress
 import json
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -20,18 +18,21 @@ from pydantic import (
 )
 
 from backend.forms import (
-    BaseUrl,
     BaseUrls,
-    CommaList,
+    CheckSeconds,
     HttpVersion,
     HttpVersions,
+    Origins,
     PortRange,
     RateLimit,
     Seconds,
+    SigningKey,
+    TraceOutlet,
     address,
     check_mail_server,
     check_pair,
     check_sender,
+    is_loopback,
     redis_url,
     secrets_of,
 )
@@ -58,7 +59,8 @@ class Settings(BaseModel):
     server: Literal["hypercorn", "granian"] = Field("hypercorn", description="ASGI server.")
 
     avatar_service_url: BaseUrls = Field(
-        ("http://127.0.0.1:8606",), description="Avatar catalogue; several addresses with commas."
+        ("http://127.0.0.1:8606",),
+        description="Avatar catalogue; several addresses with commas, which share their avatars.",
     )
     avatar_manager_url: BaseUrls = Field(
         ("http://127.0.0.1:8607",), description="Instance manager; several addresses with commas."
@@ -87,8 +89,17 @@ class Settings(BaseModel):
     gateway_avatar_wait_seconds: Seconds = Field(
         60.0, description="Longest wait in line within one call, for those who ask to wait."
     )
-    llm_url: BaseUrl = Field("http://127.0.0.1:8611", description="Chat model.")
-    rag_url: BaseUrl = Field("http://127.0.0.1:8602", description="Retrieval service.")
+    llm_url: BaseUrls = Field(
+        ("http://127.0.0.1:8611",),
+        description="Chat model; several addresses with commas, each conversation stays at one.",
+    )
+    rag_url: BaseUrls = Field(
+        ("http://127.0.0.1:8602",),
+        description="Retrieval service; several addresses with commas, which share one index.",
+    )
+    gateway_check_seconds: CheckSeconds = Field(
+        2.0, description="Time between health checks, where a service has several addresses or one is out."
+    )
 
     upstream_transport: Literal["direct", "reqwest", "httpx"] = Field(
         "direct",
@@ -137,10 +148,10 @@ class Settings(BaseModel):
         description="`redis://:password@host:6379/0`, `rediss://` for TLS: limits count for all processes "
         "together, and ended sign-ins are known everywhere at once; without it, limits count per worker.",
     )
-    jwt_secret_key: SecretStr | None = Field(
+    jwt_secret_key: SigningKey | None = Field(
         None, description="Signing key, 32 bytes or more; unset: made once under instance/, mode 0600."
     )
-    cors_origins: CommaList = Field(
+    cors_origins: Origins = Field(
         (), description="Origins that may call from a browser, with commas; unset: same host, any port."
     )
     smtp_url: SecretStr | None = Field(
@@ -159,6 +170,13 @@ class Settings(BaseModel):
         None,
         description="Folder where workers tell each other their figures; unset: `run.py` makes one, and "
         "removes it. Totals in a folder of your own outlive a restart.",
+    )
+
+    gateway_traces: TraceOutlet = Field(
+        "off", description="Where spans go: terminal, file or OTLP collector; needs requirements-trace.txt."
+    )
+    gateway_traces_per_second: int = Field(
+        20, ge=1, le=100_000, description="Requests that a worker follows each second at most."
     )
 
     gateway_view_threads: int = Field(
@@ -224,13 +242,6 @@ class Settings(BaseModel):
     def _of_a_redis(cls, value: SecretStr | None) -> SecretStr | None:
         return None if value is None else SecretStr(redis_url(value.get_secret_value()))
 
-    @field_validator("jwt_secret_key")
-    @classmethod
-    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and len(value.get_secret_value().encode()) < 32:
-            raise ValueError("needs at least 32 bytes")
-        return value
-
     @field_validator("smtp_url")
     @classmethod
     def _mail_server(cls, value: SecretStr | None) -> SecretStr | None:
@@ -242,14 +253,6 @@ class Settings(BaseModel):
     @classmethod
     def _sender(cls, value: str) -> str:
         check_sender(value)
-        return value
-
-    @field_validator("cors_origins")
-    @classmethod
-    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for origin in value:
-            if not re.fullmatch(r"https?://[^/\s?#]+", origin):
-                raise ValueError("needs origins of the form https://host or http://host:port")
         return value
 
     @field_validator("gateway_mounts", mode="before")
@@ -290,9 +293,10 @@ class Settings(BaseModel):
 
     def _chosen_versions(self) -> list[tuple[str, HttpVersion]]:
         of_mounts = [
-            (mount.upstream, mount.http_version)
+            (url, mount.http_version)
             for mount in self.gateway_mounts
             if mount.http_version is not None
+            for url in mount.upstream
         ]
         return [*self.gateway_http_versions, *of_mounts]
 
@@ -314,12 +318,7 @@ class Settings(BaseModel):
     @property
     def loopback(self) -> bool:
         """Whether only this machine can reach the listening address."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(self.host)
 
 
 def _known_names() -> dict[str, str]:

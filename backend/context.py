@@ -25,6 +25,7 @@ from backend.services.database import Database
 from backend.services.files import Files
 from backend.services.forwarding import MEGABYTE, Forwarder, Inbound
 from backend.services.headers import Origin, first, request_id_or_none
+from backend.services.health_checks import HealthChecks
 from backend.services.http_client import HttpClient
 from backend.services.language_models import LanguageModels
 from backend.services.mail import Mail
@@ -43,6 +44,7 @@ from backend.services.streams import ByteStream, LimitedStream, check_length, in
 from backend.services.tokens import Principal, Tokens
 from backend.services.upkeep import Upkeep
 from backend.services.verification import Verification
+from backend.services.viewers import Viewers
 from backend.services.watching import Watching
 from backend.wsgi import WsgiBody, raw_headers, raw_target
 
@@ -76,6 +78,7 @@ class Gateway:
     speech: Models
     files: Files
     readiness: Readiness
+    health_checks: HealthChecks
     profiles: Profiles
     pictures: Pictures
     notifications: Notifications
@@ -85,6 +88,7 @@ class Gateway:
     chats: Chats
     answering: Answering
     watching: Watching
+    viewers: Viewers
 
 
 def gateway() -> Gateway:
@@ -191,9 +195,9 @@ async def caller(*, passive: bool = False) -> Principal:
     return principal
 
 
-async def tutor() -> Principal:
+async def tutor(*, passive: bool = False) -> Principal:
     """Return the asking tutor. Raises NotAuthenticated and NotAllowed."""
-    principal = await caller()
+    principal = await caller(passive=passive)
     if not principal.is_tutor:
         raise NotAllowed("Only tutors may do this.")
     return principal

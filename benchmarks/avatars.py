@@ -19,12 +19,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
 import uvloop
 
 from benchmarks import avatar_crowd, command, people, report
 from benchmarks.machine import described, require
 from benchmarks.processes import ROOT, Failure, Process, answering, exchange, free_port, running
+from benchmarks.workers import serving
 
 VERSIONS = ("flask", "hypercorn", "granian", "uvloop")
 OFFER = {"sdp": "v=0\r\n", "type": "offer"}
@@ -191,19 +191,13 @@ class Run:
         raise Failure(f"user {person.number} got no avatar: {told}")
 
 
-def workers_of(process: Process) -> list[int]:
-    """The processes that serve: children of the one that waits beside the supervisor."""
-    main = psutil.Process(process.pid)
-    return [worker.pid for child in main.children() for worker in child.children()]
-
-
-def kill_workers(process: Process, seconds: float) -> Disturb:
+def kill_workers(process: Process, port: int, seconds: float) -> Disturb:
     async def disturb(run: Run) -> None:
         while True:
             await asyncio.sleep(seconds)
-            workers = await asyncio.to_thread(workers_of, process)
+            workers = await asyncio.to_thread(serving, process, port)
             if workers:
-                os.kill(random.choice(workers), signal.SIGKILL)
+                os.kill(random.choice(sorted(workers)), signal.SIGKILL)
 
     return disturb
 
@@ -228,7 +222,7 @@ async def measured(
     outcomes = []
     for name, disturb in (
         ("undisturbed", None),
-        ("a worker killed now and then", kill_workers(process, asked.every)),
+        ("a worker killed now and then", kill_workers(process, port, asked.every)),
         ("an instance killed", kill_instance(crowd, everybody, asked.after)),
     ):
         report.progress(f"{name}: {asked.calls} calls of {len(everybody)} users")

@@ -26,6 +26,7 @@ OF_WORKERS = {
     "places_in_use": ("gateway_upstream_places_in_use", "Upstream calls in flight."),
     "lag": ("gateway_loop_lag_seconds", "How late a timer of the last ten seconds was at worst."),
     "uptime": ("gateway_worker_uptime_seconds", "How long the worker runs."),
+    "lost_spans": ("gateway_spans_lost", "Spans of traces that could not be kept or delivered."),
     "lost_lines": ("gateway_log_lines_lost", "Log lines that could not be kept or written."),
 }
 OF_UPSTREAMS = {
@@ -33,6 +34,11 @@ OF_UPSTREAMS = {
     "unanswered": ("gateway_upstream_calls_unanswered", "Calls that wait for the head of their answer."),
     "waiting": ("gateway_upstream_calls_waiting", "Calls that wait for a place."),
     "open_breakers": ("gateway_upstream_breakers_open", "Addresses that calls are kept away from."),
+}
+# Where an upstream has several addresses: by their numbers in the setting, not by where they are.
+OF_ADDRESSES = {
+    "in_flight": ("gateway_upstream_address_calls_in_flight", "Calls in flight to one of several addresses."),
+    "ejected_by": ("gateway_upstream_address_ejected", "Workers that keep calls away from the address."),
 }
 
 Family = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily
@@ -104,4 +110,10 @@ def _pool(live: Sequence[Mapping[str, Any]]) -> Iterator[Family]:
         family = GaugeMetricFamily(name, meaning, labels=("upstream",))
         for upstream, load in loads:
             family.add_metric((upstream,), load[key])
+        yield family
+    for key, (name, meaning) in OF_ADDRESSES.items():
+        family = GaugeMetricFamily(name, meaning, labels=("upstream", "address"))
+        for upstream, load in loads:
+            for address in load["addresses"]:
+                family.add_metric((upstream, str(address["number"])), address[key])
         yield family
