@@ -48,13 +48,18 @@ def decide(rows: Sequence[Row], standing: Iterable[Standing], now: datetime) -> 
             there = by_id.get(row.instance_id or "")
             if there is None:
                 decisions.gone.append(row)
-            elif there.place != row.place:
+            elif not _is_at(row, there.place):
                 decisions.moved.append(row)
     for avatar in sorted({row.avatar for row in rows}):
         own = [row for row in rows if row.avatar == avatar]
         if not any(row.holder is not None for row in own):  # else a call under way may be counted or not
             _count(own, [each for each in by_id.values() if each.place.avatar == avatar], decisions, now)
     return decisions
+
+
+def _is_at(row: Row, place: Place) -> bool:
+    """Tell whether a row's avatar is there; instances that play whatever is asked for have no name."""
+    return row.port == place.port and place.avatar in ("", row.avatar)
 
 
 def _is_given_up(row: Row, now: datetime) -> bool:

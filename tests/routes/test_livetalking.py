@@ -55,6 +55,10 @@ async def test_conversation_goes_through_without_a_manager(tmp_path: Path) -> No
         said = {"sessionid": session, "type": "echo", "text": "hello"}
         good(await on.student.json("/api/webrtc/human", said))
         assert on.servers[0].said == [said]
+        upkeep = on.served.gateway.upkeep
+        await upkeep.housekeeping.round()
+        await upkeep.peer_watch.round()
+        good(await on.student.json("/api/webrtc/human", said))
         refused(await on.student.json("/api/webrtc/human", said | {"sessionid": session + 1}), 404)
 
 
