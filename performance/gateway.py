@@ -1,6 +1,7 @@
 """The gateway under load, as its users reach it."""
 
 import asyncio
+import ssl
 import time
 from collections.abc import Mapping
 from datetime import timedelta
@@ -123,11 +124,14 @@ def _client(target: Target, idle: int) -> Client:
     if target.ca is None:
         return builder.build()
     try:
-        return builder.add_root_certificate_pem(target.ca.read_bytes()).build()
+        authority = target.ca.read_bytes()
+        # The client takes any file and trusts nobody then.
+        ssl.create_default_context(cadata=authority.decode("ascii"))
+        return builder.add_root_certificate_pem(authority).build()
+    except (ValueError, PyreqwestError, ssl.SSLError) as error:
+        raise Unusable(f"{target.ca} holds no certificate in PEM form") from error
     except OSError as error:
         raise Unusable(f"cannot read {target.ca}: {error.strerror}") from error
-    except (ValueError, PyreqwestError) as error:
-        raise Unusable(f"{target.ca} holds no certificate in PEM form") from error
 
 
 def _with_upload(

@@ -3,12 +3,14 @@
 import asyncio
 import contextlib
 import json
+import ssl
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from performance.credentials import DEMO_PASSWORD
+from tests.support.tls import Certificate
 
 TOKEN = "header.payload.signature"
 PASSWORD = "Correct-horse1!"
@@ -18,14 +20,20 @@ STARTING_SECONDS = 15.0
 
 @dataclass
 class ScriptedGateway:
-    """Answers as told; `replies` replaces the answer of a path, `paths` remembers what came."""
+    """Answers as told; `replies` replaces the answer of a path, `limited` refuses it so many times first.
+
+    `paths` and `requests` (method, path, head, body) remember what came.
+    """
 
     url: str = ""
     latency: float = PREVIEW_SECONDS
     replies: dict[str, tuple[int, bytes]] = field(default_factory=dict)
     fails_from: int = 1_000_000
     cuts_previews: bool = False
+    limited: dict[str, int] = field(default_factory=dict)
+    wait_seconds: int = 1
     paths: list[str] = field(default_factory=list)
+    requests: list[tuple[str, str, str, bytes]] = field(default_factory=list)
     forms: list[bytes] = field(default_factory=list)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -38,16 +46,27 @@ class ScriptedGateway:
             writer.close()
 
     async def exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        first = await reader.readexactly(1)
+        if first == b"\x16":  # TLS begins so
+            writer.write(b"HTTP/1.1 400 Plain\r\ncontent-length: 0\r\n\r\n")
+            return False
+        original = (first + await reader.readuntil(b"\r\n\r\n")).decode()
+        head = original.lower()
         body = await reader.readexactly(content_length(head))
-        status, reply, cut = await self.answer(head.split()[1], head, body)
-        writer.write(f"HTTP/1.1 {status} Scripted\r\ncontent-length: {len(reply)}\r\n\r\n".encode())
+        method, path = original.split()[:2]
+        self.requests.append((method, path, head, body))
+        status, reply, cut = await self.answer(path, head, body)
+        more = f"retry-after: {self.wait_seconds}\r\n" if status == 429 else ""
+        writer.write(f"HTTP/1.1 {status} Scripted\r\n{more}content-length: {len(reply)}\r\n\r\n".encode())
         writer.write(reply[:10] if cut else reply)
         await writer.drain()
         return not cut
 
     async def answer(self, path: str, head: str, body: bytes) -> tuple[int, bytes, bool]:
         self.paths.append(path)
+        if self.limited.get(path, 0) > 0:
+            self.limited[path] -= 1
+            return 429, message(msg="too many"), False
         if path in self.replies:
             return *self.replies[path], False
         if path == "/api/login":
@@ -83,13 +102,19 @@ def message(**members: Any) -> bytes:
 
 
 @contextlib.contextmanager
-def scripted_gateway() -> Iterator[ScriptedGateway]:
+def scripted_gateway(certificate: Certificate | None = None) -> Iterator[ScriptedGateway]:
     scripted, started = ScriptedGateway(), threading.Event()
     loop, stop = asyncio.new_event_loop(), asyncio.Event()
+    context = None
+    if certificate is not None:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(certificate.cert, certificate.key)
 
     async def serve_until_stopped() -> None:
-        server = await asyncio.start_server(scripted.serve, "127.0.0.1", 0)
-        scripted.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        server = await asyncio.start_server(scripted.serve, "127.0.0.1", 0, ssl=context)
+        scripted.url = (
+            f"{'http' if context is None else 'https'}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        )
         started.set()
         await stop.wait()
         server.close()
