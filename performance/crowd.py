@@ -125,6 +125,7 @@ class Meeting:
             finally:
                 self._tally.effort = watch.effort()
                 self._ended.set()
+                self._measure()
                 self._tally.unfinished = sum(not task.done() for task in tasks)
                 for task in tasks:
                     task.cancel()
@@ -132,6 +133,12 @@ class Meeting:
         for task in tasks:
             if not task.cancelled() and (error := task.exception()) is not None:
                 raise error
+
+    def _measure(self) -> None:
+        """A rate is of all the time that there was, also of that in which nobody was answered."""
+        if self._ends is not None and self._left != 0:
+            until = min(time.perf_counter(), self._ends)
+            self._tally.seconds = max(self._tally.seconds, until - self._counts_from)
 
     async def _come(self, visitor: Visitor, after: float) -> None:
         await self.sleep(after)
