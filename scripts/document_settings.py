@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
-from backend import config
+from backend import forms
 from backend.config import Mount, Settings
 
 ROOT = Path(__file__).parents[1]
@@ -46,13 +46,13 @@ FORMS: dict[object, str] = {
     bool: "`true` or `false`",
     Path: "path",
     SecretStr: "text, *secret*",
-    config.BaseUrl: "`http://host:port`",
-    config.BaseUrls: "`http://host:port`, several with commas",
-    config.PortRange: "`8615-8714`",
-    config.CommaList: "list with commas",
-    config.HttpVersions: "`http://host:port=2`, several with commas",
-    config.RateLimit: "`20/minute`",
-    config.Seconds: "seconds",
+    forms.BaseUrl: "`http://host:port`",
+    forms.BaseUrls: "`http://host:port`, several with commas",
+    forms.PortRange: "`8615-8714`",
+    forms.CommaList: "list with commas",
+    forms.HttpVersions: "`http://host:port=2`, several with commas",
+    forms.RateLimit: "`20/minute`",
+    forms.Seconds: "seconds",
     tuple[Mount, ...]: "JSON list",
 }
 
