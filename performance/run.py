@@ -27,6 +27,8 @@ from performance.screen import Screen
 from performance.settings import Settings
 from performance.sign_in import check_endpoints, sign_in
 
+MOST_LADDER_CALLS = 2_000_000  # each is kept, for exact percentiles: some 100 MB
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run with these arguments, those of the process by default; return the exit code."""
@@ -55,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def check_machine(settings: Settings) -> None:
     """Find out before any load whether it can be made, and its reports written. Raises Unusable."""
+    if settings.scenario is None and (settings.planned_calls or 0) > MOST_LADDER_CALLS:
+        raise Unusable(f"such a ladder has more than {MOST_LADDER_CALLS:,} calls: take fewer rounds or users")
     for path in settings.outputs.files:
         check_writable(path)
     if settings.outputs.plot:

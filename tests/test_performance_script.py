@@ -243,6 +243,14 @@ def test_report_that_cannot_be_written_is_noticed_before_any_load(
     assert gateway.paths == []
 
 
+def test_ladder_that_would_fill_the_memory_is_refused(
+    gateway: ScriptedGateway, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--base-url", gateway.url, "--users", "20000,20000", "--rounds", "100"]) == 2
+    assert "more than 2,000,000 calls" in capsys.readouterr().err
+    assert gateway.paths == []
+
+
 def test_file_limit_too_low_for_the_users_is_said_before_any_load(
     gateway: ScriptedGateway, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
