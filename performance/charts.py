@@ -7,7 +7,7 @@ from html import escape
 from performance.axes import Axis, apart, figure, linear, logarithmic
 
 WIDTH, HEIGHT = 440, 270
-LEFT, RIGHT, TOP, BOTTOM = 46, 14, 12, 38
+LEFT, RIGHT, TOP, BOTTOM = 52, 20, 12, 38
 LABEL_ROOM = 34
 BAR_HEIGHT, BAR_GAP, BAR_LEFT, BAR_RIGHT = 12, 16, 112, 62
 

@@ -59,7 +59,7 @@ def ladder(settings: Settings, record: Record) -> list[str]:
     serial = top.users * (record.serial_mean or 0.0)
     tiles = [
         (f"{top.wall:.2f} s", f"until the last of {top.users:,} users at once is served"),
-        (f"{serial:,.1f} s", "one by one"),
+        (f"{serial:,.{0 if serial >= 100 else 1}f} s", "one by one"),
         (f"{serial * top.success_percent / 100 / top.wall:,.0f}×", "as fast"),
         (f"{top.success_percent:g} %", "of them answered"),
     ]

@@ -39,7 +39,7 @@ figcaption div { display: flex; flex-wrap: wrap; gap: 2px 16px; color: var(--sof
 .key { display: inline-block; width: 18px; height: 0; border-top: 3px solid;
   margin-right: 6px; vertical-align: middle; }
 .key.dashed { border-top-style: dashed; }
-svg { display: block; width: 100%; height: auto; font-family: inherit; }
+svg { display: block; width: 100%; height: auto; overflow: visible; font-family: inherit; }
 text { fill: var(--soft); font-size: 12px; font-variant-numeric: tabular-nums; }
 text.name, text.value { fill: var(--ink); }
 .grid { stroke: var(--rule); stroke-width: 1; }
