@@ -1,6 +1,5 @@
 """Settings: read once from the environment and `.env`, validated together, frozen."""
 
-import ipaddress
 import json
 import os
 import re
@@ -20,12 +19,12 @@ from pydantic import (
 )
 
 from backend.forms import (
-    BaseUrl,
     BaseUrls,
-    CommaList,
+    CheckSeconds,
     HttpVersion,
     HttpVersions,
     Method,
+    Origins,
     PortRange,
     RateLimit,
     Seconds,
@@ -33,6 +32,7 @@ from backend.forms import (
     check_mail_server,
     check_pair,
     check_sender,
+    is_loopback,
     redis_url,
     secrets_of,
 )
@@ -50,7 +50,7 @@ class Mount(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     prefix: str
-    upstream: BaseUrl
+    upstream: BaseUrls
     auth: Literal["required", "optional", "none"]
     methods: tuple[Method, ...] = ("GET",)
     max_body_mb: Annotated[float, Field(ge=0, le=10_240)] = 100
@@ -82,7 +82,8 @@ class Settings(BaseModel):
     server: Literal["hypercorn", "granian"] = Field("hypercorn", description="ASGI server.")
 
     avatar_service_url: BaseUrls = Field(
-        ("http://127.0.0.1:8606",), description="Avatar catalogue; several addresses with commas."
+        ("http://127.0.0.1:8606",),
+        description="Avatar catalogue; several addresses with commas, which share their avatars.",
     )
     avatar_manager_url: BaseUrls = Field(
         ("http://127.0.0.1:8607",), description="Instance manager; several addresses with commas."
@@ -91,8 +92,17 @@ class Settings(BaseModel):
     avatar_instance_ports: PortRange = Field(
         (8615, 8714), description="Ports where instances may live; nothing else is ever dialled."
     )
-    llm_url: BaseUrl = Field("http://127.0.0.1:8611", description="Chat model.")
-    rag_url: BaseUrl = Field("http://127.0.0.1:8602", description="Retrieval service.")
+    llm_url: BaseUrls = Field(
+        ("http://127.0.0.1:8611",),
+        description="Chat model; several addresses with commas, each conversation stays at one.",
+    )
+    rag_url: BaseUrls = Field(
+        ("http://127.0.0.1:8602",),
+        description="Retrieval service; several addresses with commas, which share one index.",
+    )
+    gateway_check_seconds: CheckSeconds = Field(
+        2.0, description="Time between health checks, where a service has several addresses or one is out."
+    )
 
     upstream_transport: Literal["direct", "reqwest", "httpx"] = Field(
         "direct",
@@ -144,7 +154,7 @@ class Settings(BaseModel):
     jwt_secret_key: SecretStr | None = Field(
         None, description="Signing key, 32 bytes or more; unset: made once under instance/, mode 0600."
     )
-    cors_origins: CommaList = Field(
+    cors_origins: Origins = Field(
         (), description="Origins that may call from a browser, with commas; unset: same host, any port."
     )
     smtp_url: SecretStr | None = Field(
@@ -248,14 +258,6 @@ class Settings(BaseModel):
         check_sender(value)
         return value
 
-    @field_validator("cors_origins")
-    @classmethod
-    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for origin in value:
-            if not re.fullmatch(r"https?://[^/\s?#]+", origin):
-                raise ValueError("needs origins of the form https://host or http://host:port")
-        return value
-
     @field_validator("gateway_mounts", mode="before")
     @classmethod
     def _json_list(cls, value: object) -> object:
@@ -294,9 +296,10 @@ class Settings(BaseModel):
 
     def _chosen_versions(self) -> list[tuple[str, HttpVersion]]:
         of_mounts = [
-            (mount.upstream, mount.http_version)
+            (url, mount.http_version)
             for mount in self.gateway_mounts
             if mount.http_version is not None
+            for url in mount.upstream
         ]
         return [*self.gateway_http_versions, *of_mounts]
 
@@ -318,12 +321,7 @@ class Settings(BaseModel):
     @property
     def loopback(self) -> bool:
         """Whether only this machine can reach the listening address."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(self.host)
 
 
 def _known_names() -> dict[str, str]:
