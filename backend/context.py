@@ -43,6 +43,7 @@ from backend.services.speech import Models
 from backend.services.streams import ByteStream, LimitedStream, check_length, in_time, read_whole
 from backend.services.tokens import Principal, Tokens
 from backend.services.verification import Verification
+from backend.services.viewers import Viewers
 from backend.services.watching import Watching
 from backend.wsgi import WsgiBody, raw_headers, raw_target
 
@@ -85,6 +86,7 @@ class Gateway:
     chats: Chats
     answering: Answering
     watching: Watching
+    viewers: Viewers
 
 
 def gateway() -> Gateway:
@@ -191,9 +193,9 @@ async def caller(*, passive: bool = False) -> Principal:
     return principal
 
 
-async def tutor() -> Principal:
+async def tutor(*, passive: bool = False) -> Principal:
     """Return the asking tutor. Raises NotAuthenticated and NotAllowed."""
-    principal = await caller()
+    principal = await caller(passive=passive)
     if not principal.is_tutor:
         raise NotAllowed("Only tutors may do this.")
     return principal

@@ -66,7 +66,7 @@ def _work(settings: Settings, sock: socket.socket, pulse: Connection) -> None:
     settle_memory()
 
     def application() -> Any:
-        follow(pulse, settings, CLOSING_SECONDS)
+        follow(pulse, settings, CLOSING_SECONDS, bridge.stopping)
         return bridge
 
     try:

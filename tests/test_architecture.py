@@ -89,7 +89,17 @@ OF_THE_BRIDGE = {
     "switch",
     "wsgi",
 }
-KNOWN_TO_THE_BRIDGE = {"deadline", "forwarding", "headers", "pages", "recent", "streams", "threads", "trail"}
+KNOWN_TO_THE_BRIDGE = {
+    "deadline",
+    "forwarding",
+    "headers",
+    "pages",
+    "recent",
+    "streams",
+    "threads",
+    "traces",
+    "trail",
+}
 
 # Third-party library -> the only modules that may import it.
 OWNERS = {
@@ -106,6 +116,7 @@ OWNERS = {
     "limits": {"services.rate_limits"},
     "ddsketch": {"services.sketches"},
     "prometheus_client": {"services.metrics"},
+    "opentelemetry": {"services.span_export"},
     "argon2": {"services.passwords"},
     "aiosmtplib": {"services.mail"},
     "pydantic": {"config", "forms", "doctor", "context", "openapi", "operations", "schemas"},
@@ -130,6 +141,7 @@ WALL_CLOCK = {
     "services.file_store": "how old a file is, by the time that the disk notes",
     "services.picture_store": "the age of files, which the disk tells by the time of day",
     "exchange": "the Date header",
+    "services.span_export": "when a span was, for a collector elsewhere",
     "demo.catalogue": "when an avatar was made",
     "demo.manager": "how long it has run, which it tells as the real one does",
     "demo.model": "when a piece was made, which it tells as the real one does",
