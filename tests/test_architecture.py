@@ -194,6 +194,10 @@ def identifier(file: Path) -> str:
     return str(file.relative_to(ROOT))
 
 
+SCRIPT = [ROOT / "test_async_performance.py", *sorted((ROOT / "performance").glob("*.py"))]
+MOST_LINES_OF_THE_SCRIPT = 300
+MOST_LINES_OF_ITS_FUNCTIONS = 40
+
 every_file = pytest.mark.parametrize("file", FILES, ids=identifier)
 code_file = pytest.mark.parametrize("file", CODE, ids=identifier)
 
@@ -326,3 +330,22 @@ def test_only_the_database_commits(file: Path) -> None:
     for node in ast.walk(parsed(file)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             assert node.func.attr not in ("commit", "rollback"), f"{file.name}:{node.lineno}"
+
+
+script_file = pytest.mark.parametrize("file", SCRIPT, ids=identifier)
+
+
+@script_file
+def test_the_load_script_knows_gateways_by_http_only(file: Path) -> None:
+    for imported, line in imports_of(parsed(file)):
+        own = imported.split(".")[0]
+        assert own not in ("backend", "tests", "benchmarks", "run"), f"{file.name}:{line}: {imported}"
+
+
+@script_file
+def test_the_load_script_stays_readable(file: Path) -> None:
+    assert ast.get_docstring(parsed(file)), f"{identifier(file)} does not start with a docstring"
+    assert len(file.read_text("utf-8").splitlines()) <= MOST_LINES_OF_THE_SCRIPT
+    for function in functions_of(parsed(file)):
+        length = (function.end_lineno or function.lineno) - function.lineno + 1
+        assert length <= MOST_LINES_OF_ITS_FUNCTIONS, f"{function.name} has {length} lines"
