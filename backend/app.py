@@ -60,6 +60,7 @@ from backend.services.threads import Threads
 from backend.services.tokens import Tokens
 from backend.services.verification import Verification
 from backend.services.watching import Watching
+from backend.services.websocket.sockets import Sockets
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def create_app(settings: Settings) -> Application:
     docs.register(flask, openapi.document(flask.url_map.iter_rules(), flask.view_functions))
     console.register(flask)
     mounts.register(flask, settings.gateway_mounts)
-    hooks.register(flask, Cors(settings.cors_origins))
+    hooks.register(flask, Cors(settings.cors_origins), mounts.socket_prefixes(settings.gateway_mounts))
     cli.register(flask)
     doctor.register(flask)
     life = _lifespan(flask, gateway, shared, threads)
@@ -170,6 +171,7 @@ def _gateway(flask: Flask, settings: Settings, key: str, shared: Shared) -> Gate
         language_models=LanguageModels(forwarder, Upstream.at("model", settings.llm_url)),
         readiness=_readiness(settings, store, forwarder, (catalogue, manager), watching, shared),
         watching=watching,
+        sockets=Sockets(forwarder, tokens, revocation_seconds=settings.gateway_revocation_seconds),
         chats=chats,
         answering=_answering(settings, forwarder, chats, instances),
     )
@@ -237,6 +239,7 @@ def _lifespan(
             stack.push_async_callback(gateway.answering.aclose)
             stack.push_async_callback(gateway.readiness.aclose)
             await stack.enter_async_context(gateway.watching.opened())
+            stack.push_async_callback(gateway.sockets.aclose)
             yield
 
     return life

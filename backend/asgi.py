@@ -23,6 +23,7 @@ from backend.responses import EXCHANGE, GatewayResponse
 from backend.routing import ROUTE, Matches, NoSession
 from backend.services.threads import Threads
 from backend.shortcut import Shortcut, direct
+from backend.websockets import Handshake
 from backend.wsgi import BackgroundLoop, Life
 
 log = logging.getLogger("gateway")
@@ -84,6 +85,7 @@ class Bridge:
         self.stall_seconds = SEND_STALL_SECONDS
         # Granian tells of a malformed body as of a client that left, and says 500 where nothing was said.
         self.answers_leavers = False
+        self._handshakes: set[Handshake] = set()
         self._shortcut = Shortcut(flask, flask.matches)
         flask.after_request(_noted)  # the last to be added, and so the first of the application's to run
         for endpoint, view in flask.view_functions.items():
@@ -97,7 +99,7 @@ class Bridge:
             case "lifespan":
                 await self._lifespan(receive, send)
             case "websocket":
-                await _decline(receive, send)
+                await self._websocket(scope, receive, send)
             case other:
                 raise ValueError(f"unknown ASGI scope {other}")
 
@@ -128,6 +130,21 @@ class Bridge:
                 )
                 await send({"type": "http.response.body", "body": b""})
             self._observer(exchange)
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A handshake is a request like others: routing, hooks and views answer it."""
+        await receive()  # websocket.connect
+        handshake = Handshake(scope, receive, send)
+        self._handshakes.add(handshake)
+        try:
+            await self._http(handshake.scope, handshake.receive, handshake.send)
+        finally:
+            self._handshakes.discard(handshake)
+
+    def close_sockets(self) -> None:
+        """The server stops, and cannot tell WebSockets by itself: they would be waited for."""
+        for handshake in self._handshakes:
+            handshake.stop()
 
     async def _response(self, exchange: Exchange) -> GatewayResponse:
         """Let the application answer: by the short way where there is one, else by Flask's own dispatch."""
@@ -175,12 +192,6 @@ class Bridge:
             await send({"type": f"lifespan.{phase}.failed", "message": str(exc)})
         else:
             await send({"type": "lifespan.shutdown.complete"})
-
-
-async def _decline(receive: Receive, send: Send) -> None:
-    """Close a WebSocket handshake: clients see 403, not a hanging connection."""
-    await receive()
-    await send({"type": "websocket.close", "code": 1008, "reason": "no WebSocket here"})
 
 
 def _in_thread(view: Callable[..., Any], threads: Threads) -> Callable[..., Any]:

@@ -1,6 +1,8 @@
 """Running the gateway on Granian, the other server."""
 
+import asyncio
 import logging
+import signal
 import socket
 from multiprocessing.connection import Connection
 from typing import Any, NoReturn
@@ -67,6 +69,7 @@ def _work(settings: Settings, sock: socket.socket, pulse: Connection) -> None:
 
     def application() -> Any:
         follow(pulse, settings, CLOSING_SECONDS)
+        asyncio.get_event_loop().call_soon(_close_sockets_at_stop, bridge)
         return bridge
 
     try:
@@ -77,6 +80,16 @@ def _work(settings: Settings, sock: socket.socket, pulse: Connection) -> None:
         logging.getLogger("gateway.server").exception("the server ended")
         leave(1)
     leave(0)
+
+
+def _close_sockets_at_stop(bridge: Any) -> None:
+    """Have WebSockets closed when Granian begins to stop: it waits for them, and tells the application later.
+
+    Its own handlers are the loop's, which a handler of Python's leaves in force (`signal.set_wakeup_fd`).
+    """
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(bridge.close_sockets))
 
 
 def _granian(settings: Settings) -> _OneWorker:

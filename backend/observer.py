@@ -30,7 +30,7 @@ class Observer:
                 exchange.scope["method"],
                 kind,
                 trouble,
-                exchange.body.count,
+                exchange.received_bytes,
                 exchange.sent_bytes,
             )
         self._log(exchange, trouble)
