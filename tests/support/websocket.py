@@ -72,6 +72,7 @@ class Socket:
         self.reader = reader
         self.writer = writer
         self.mask = mask
+        self.aside: list[Frame] = []  # control frames that came amid a message
 
     async def raw(self, *pieces: bytes) -> None:
         for piece in pieces:

@@ -66,6 +66,7 @@ class End:
     side: Side
     said_close: bool = False
     told_close: bool = False
+    verdict: tuple[int, bytes] | None = None  # what it is told in place of the other's words
     blocked_at: float | None = None
     unsent: int = 0  # when it was last looked at
 
@@ -127,7 +128,7 @@ class Relay:
         """Look at the limits; `now` is loop time."""
         if self._closing_at is not None:
             if now >= self._closing_at:
-                self._abort_who_takes_nothing(now)
+                self._insist(now)
         elif now - self._last > self.limits.idle:
             self.end(frames.GOING_AWAY, "idle for too long")
         elif self.limits.total is not None and now - self._began > self.limits.total:
@@ -169,11 +170,13 @@ class Relay:
         """A side broke the rules: it is told so, and the other one that this is over."""
         this, other = self._of(side)
         self._note(violation.code)
-        self._tell(this, violation.code, violation.reason.encode("ascii"))
         this.said_close = True  # nothing more is read of it
+        this.verdict = violation.code, violation.reason.encode("ascii")
+        if this is self._upstream:
+            self._tell(this, *this.verdict)
         if other is not None:
-            code = frames.UNEXPECTED if this is self._upstream else frames.GOING_AWAY
-            self._tell(other, code, b"")
+            # What a client said before is answered first: it hears the verdict behind the upstream's Close.
+            self._tell(other, frames.UNEXPECTED if this is self._upstream else frames.GOING_AWAY, b"")
             self._settle(other)
         self._settle(this)
         self._close_soon()
@@ -223,7 +226,7 @@ class Relay:
         if not end.told_close:
             end.told_close = True
             if not end.side.gone:
-                end.side.close(code, reason)
+                end.side.close(*(end.verdict or (code, reason)))
 
     def _settle(self, end: End) -> None:
         if end.said_close and end.told_close and not end.side.gone:
@@ -235,13 +238,14 @@ class Relay:
             for end in self._ends():
                 end.side.resume()  # their answers are to be read
 
-    def _abort_who_takes_nothing(self, now: float) -> None:
-        """A slow reader gets all that was passed on, as long as it goes on reading."""
+    def _insist(self, now: float) -> None:
+        """Time is up: but a slow reader gets all that was passed on, as long as it goes on reading."""
         for end in self._ends():
             if end.side.gone:
                 continue
-            unsent, before = end.side.unsent, end.unsent
-            if unsent and unsent != before:
+            unsent, before, told = end.side.unsent, end.unsent, end.told_close
+            if not told or (unsent and unsent != before):
+                self._tell(end, frames.GOING_AWAY, b"")
                 end.unsent = unsent
                 self._closing_at = now + CLOSE_SECONDS
             else:

@@ -28,6 +28,7 @@ class Wire(asyncio.Protocol):
         self._masks = masks
         self._relay: Relay | None = None
         self._paused = False
+        self._lingers = False
         self._early = b""
         self.gone = False
 
@@ -66,8 +67,17 @@ class Wire(asyncio.Protocol):
             self._transport.write(frames.close_frame(code, reason, masks=self._masks))
 
     def finish(self) -> None:
-        """Close the connection behind what was written."""
-        self._transport.close()
+        """Close the connection behind what was written.
+
+        Whoever broke the rules may still be sending: closed at once, the connection would be reset, and the
+        Close frame lost. What comes is dropped until the peer closes, or the relay's time is up.
+        """
+        if self._reader.violation is None or self._lingers:
+            self._transport.close()
+            return
+        self._lingers = True
+        if self._transport.can_write_eof() and not self._transport.is_closing():
+            self._transport.write_eof()
 
     def abort(self) -> None:
         self._transport.abort()
