@@ -137,20 +137,25 @@ class Socket:
 
 @contextlib.asynccontextmanager
 async def dialled(
-    port: int, target: bytes = b"/m/socket", *headers: Pair, receive_buffer: int | None = None
+    port: int,
+    target: bytes = b"/m/socket",
+    *headers: Pair,
+    receive_buffer: int | None = None,
+    with_it: bytes = b"",
 ) -> AsyncIterator[Socket]:
-    """Open a WebSocket; the handshake has to succeed."""
+    """Open a WebSocket; the handshake has to succeed. `with_it` is sent before its answer is there."""
     async with calling(port, receive_buffer=receive_buffer) as caller:
-        reply = await shaken(caller, target, *headers)
+        reply = await shaken(caller, target, *headers, with_it=with_it)
         assert reply.status == 101, (reply.status, reply.body)
         assert reply.get(b"sec-websocket-accept") == ACCEPT
         yield Socket(caller.reader, caller.writer)
 
 
-async def shaken(caller: Caller, target: bytes = b"/m/socket", *headers: Pair) -> Reply:
+async def shaken(caller: Caller, target: bytes = b"/m/socket", *headers: Pair, with_it: bytes = b"") -> Reply:
     """Ask for a WebSocket and return the answer, its body included where it has one."""
     names = {name.lower() for name, _ in headers}
     await caller.ask(target, *(pair for pair in HANDSHAKE if pair[0].lower() not in names), *headers)
+    await caller.say(with_it)
     raw = await caller.reader.readuntil(b"\r\n\r\n")
     line, *lines = raw[:-4].split(b"\r\n")
     pairs = [item.split(b":", 1) for item in lines]
@@ -169,14 +174,14 @@ async def asked(port: int, target: bytes = b"/m/socket", *headers: Pair) -> Repl
         return await shaken(caller, target, *headers)
 
 
-async def accepted(exchange: Exchange, *headers: Pair) -> Socket:
-    """Answer a handshake at a peer with 101."""
+async def accepted(exchange: Exchange, *headers: Pair, with_it: bytes = b"") -> Socket:
+    """Answer a handshake at a peer with 101, and send more in the same write."""
     key = exchange.head.get(b"sec-websocket-key") or b""
     guid = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
     accept = base64.b64encode(hashlib.sha1(key + guid, usedforsecurity=False).digest())
     lines = [b"HTTP/1.1 101 Switching Protocols", b"Upgrade: websocket", b"Connection: Upgrade"]
     lines += [b"Sec-WebSocket-Accept: " + accept, *(name + b": " + value for name, value in headers)]
-    await exchange.send(b"\r\n".join(lines) + b"\r\n\r\n")
+    await exchange.send(b"\r\n".join(lines) + b"\r\n\r\n" + with_it)
     return Socket(exchange.reader, exchange.writer, None)
 
 
