@@ -32,6 +32,8 @@ class Observer:
                 trouble,
                 exchange.received_bytes,
                 exchange.sent_bytes,
+                # A WebSocket's hours would make every percentile meaningless: its handshake counts.
+                exchange.trail.head if exchange.relay is not None else None,
             )
         self._log(exchange, trouble)
 

@@ -20,7 +20,7 @@ master_process off;
 pid {folder}/{name}.pid;
 error_log stderr warn;
 worker_rlimit_nofile 16384;
-events {{ worker_connections 8192; }}
+events {{ worker_connections 12288; }}
 http {{
     access_log off;
     sendfile on;

@@ -60,7 +60,7 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(asked: argparse.Namespace, folder: Path) -> int:
     require(("nginx", "taskset", "setpriv"))
-    allow_open_files(2 * asked.idle + SPARE_CONNECTIONS)
+    allow_open_files(asked.idle + SPARE_CONNECTIONS)
     cores = Cores.here()
     machine = described(VERSIONS)
     os.sched_setaffinity(0, {cores.load})

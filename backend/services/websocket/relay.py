@@ -185,7 +185,8 @@ class Relay:
         """A side sends no more."""
         this, other = self._of(side)
         if this.said_close or other is None:
-            side.finish()
+            if not side.gone:
+                side.finish()
             return
         this.said_close = True
         if not (other.said_close or self._closing_at is not None):
@@ -198,7 +199,8 @@ class Relay:
             self._tell(other, frames.GOING_AWAY, b"")
             other.said_close = True  # nobody is left to whom its answer matters
         self._settle(other)
-        side.abort()
+        if not side.gone:
+            side.abort()
         self._close_soon()
 
     def lost(self, side: Side) -> None:
