@@ -13,6 +13,7 @@ import pytest_asyncio
 
 from tests.support.gateway import Spawned, free_port, mount, spawned
 from tests.support.peer import Exchange, Peer, until
+from tests.support.tls import certificate
 from tests.support.websocket import (
     BINARY,
     CONTINUATION,
@@ -342,3 +343,20 @@ async def stands_still(count: Callable[[], int], seconds: float = 1.0) -> None:
             await asyncio.sleep(0.05)
             if count() != seen:
                 seen, since = count(), time.monotonic()
+
+
+@pytest.mark.parametrize("server", SERVERS)
+async def test_sockets_go_over_tls(tmp_path: Path, server: str) -> None:
+    made = certificate(tmp_path)
+    async with Peer(echo) as peer:
+        mounts = json.dumps([mount("/m", peer.url, websocket=True)])
+        with spawned(
+            tmp_path, f"--server={server}", answering=False, GATEWAY_MOUNTS=mounts, **made.settings
+        ) as gateway:
+            port = int(gateway.url.rpartition(":")[2])
+            async with dialled(port, tls=made.context("http/1.1")) as socket:
+                await socket.send(BINARY, bytes(200_000))
+                assert len((await socket.message()).payload) == 200_000
+                await socket.close(1000)
+                assert (await socket.ended())[0] == 1000
+                assert await socket.gone()

@@ -7,9 +7,10 @@ from urllib.parse import unquote
 
 from backend.clients.answer import Answer
 from backend.clients.head import RequestHead
-from backend.clients.upgrade import ClientWire, accept
+from backend.clients.upgrade import ClientWire, upgrade_head
 from backend.errors import ClientGone
 from backend.services.headers import Pair
+from backend.services.websocket.frames import GOING_AWAY
 from backend.services.websocket.relay import Opened
 
 if TYPE_CHECKING:
@@ -101,8 +102,11 @@ class Call:
         """Answer 101, and let the connection go. Raises ClientGone when nobody is there any more."""
         if self.over:
             raise ClientGone
+        head = upgrade_head(opened, headers)
         self.end()
-        return await accept(self._connection, opened, headers)
+        if self._connection.server.stopping:
+            opened.relay.end(GOING_AWAY, "the server stops")
+        return self._connection.upgrade(head, opened.relay.limits.message_bytes)
 
     def _left_undone(self) -> None:
         if self.over:

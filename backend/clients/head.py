@@ -83,7 +83,9 @@ def parse(raw: bytes) -> RequestHead:
         length,
         stays_open and method != b"CONNECT",
         length != 0 and version == "1.1" and fields.get(b"expect", b"").lower() == b"100-continue",
-        upgrades=b"upgrade" in options
+        # RFC 6455, section 4.1: not from HTTP/1.0.
+        upgrades=version == "1.1"
+        and b"upgrade" in options
         and _asks_for_websocket(method, fields.get(b"upgrade", b"").lower(), length),
     )
 

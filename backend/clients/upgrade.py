@@ -7,7 +7,7 @@ from backend.clients.answer import switched
 from backend.services.headers import Pair
 from backend.services.websocket import handshake
 from backend.services.websocket.frames import GOING_AWAY
-from backend.services.websocket.relay import Opened, Relay
+from backend.services.websocket.relay import Opened
 from backend.services.websocket.wire import Wire
 
 if TYPE_CHECKING:
@@ -38,14 +38,10 @@ class ClientWire(Wire):
         if self._relay is not None:
             self._relay.end(GOING_AWAY, "the server stops")
 
-    @property
-    def relay(self) -> Relay | None:
-        return self._relay
 
-
-async def accept(connection: "Connection", opened: Opened, headers: list[Pair]) -> ClientWire:
-    """Answer 101 and give the client's side of the WebSocket."""
+def upgrade_head(opened: Opened, headers: list[Pair]) -> bytes:
+    """Return the head of the 101 that accepts a handshake. Raises ValueError for headers that break it."""
     lines = [*headers, (b"sec-websocket-accept", handshake.accept(opened.key))]
     if opened.protocol is not None:
         lines.append((b"sec-websocket-protocol", opened.protocol.encode("ascii")))
-    return connection.upgrade(switched(lines), opened.relay.limits.message_bytes)
+    return switched(lines)

@@ -70,6 +70,11 @@ def test_websocket_is_asked_for() -> None:
     assert parse(head(b"Upgrade: WebSocket", b"Connection: keep-alive, Upgrade")).upgrades
 
 
+def test_websocket_is_not_spoken_over_http_1_0() -> None:
+    lines = (b"Upgrade: websocket", b"Connection: upgrade")
+    assert not parse(head(*lines, line=b"GET / HTTP/1.0")).upgrades
+
+
 def test_http2_preface_is_left_to_hypercorn() -> None:
     assert parse(b"PRI * HTTP/2.0\r\n\r\n").foreign
 

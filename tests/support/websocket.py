@@ -7,6 +7,7 @@ import asyncio
 import base64
 import contextlib
 import hashlib
+import ssl
 import struct
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -142,9 +143,10 @@ async def dialled(
     *headers: Pair,
     receive_buffer: int | None = None,
     with_it: bytes = b"",
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Socket]:
     """Open a WebSocket; the handshake has to succeed. `with_it` is sent before its answer is there."""
-    async with calling(port, receive_buffer=receive_buffer) as caller:
+    async with calling(port, receive_buffer=receive_buffer, tls=tls) as caller:
         reply = await shaken(caller, target, *headers, with_it=with_it)
         assert reply.status == 101, (reply.status, reply.body)
         assert reply.get(b"sec-websocket-accept") == ACCEPT
