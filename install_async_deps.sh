@@ -11,7 +11,7 @@ Makes .venv and installs the pinned wheels of requirements.txt and requirements-
 
   --dev    also what tests and checks need: requirements-dev.txt, and as root on Debian
            the missing ones of the packages redis-server, postgresql, chromium,
-           nginx-light and curl; services are neither started nor stopped
+           nginx-light, curl, sqlite3 and rsync; services are neither started nor stopped
   --no-demo  leave out requirements-demo.txt: the demo's avatars then stay mute and unseen,
            and the gateway itself lacks nothing
   --help   show this text
@@ -23,7 +23,7 @@ TEXT
 
 VENV=.venv
 STAMP=$VENV/.installed
-DEV_PACKAGES=(redis-server postgresql chromium nginx-light curl)
+DEV_PACKAGES=(redis-server postgresql chromium nginx-light curl sqlite3 rsync)
 # Quick proof that the environment works: one import for each compiled package.
 IMPORTS="import flask, greenlet, granian, httpx, hypercorn, psycopg, pydantic, pyreqwest, sqlalchemy"
 

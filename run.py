@@ -22,7 +22,7 @@ def _application() -> Application:
     settings = load()
     server.log_to_terminal(settings)
     application = create_app(settings)
-    server.calm_collector()
+    server.settle_memory()
     return application
 
 

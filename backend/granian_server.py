@@ -21,8 +21,8 @@ from backend.server import (
     HTTP2_STREAMS,
     KEEP_ALIVE_SECONDS,
     allow_open_files,
-    calm_collector,
     log_to_terminal,
+    settle_memory,
 )
 from backend.supervisor import Supervisor, follow, leave, shared_folder
 
@@ -65,7 +65,7 @@ def _work(settings: Settings, sock: socket.socket, pulse: Connection) -> None:
     bridge = create_app(settings).asgi
     bridge.signs = True  # Granian lets an application sign, and signs where none did
     bridge.answers_leavers = True  # and says 500 where an application said nothing
-    calm_collector()
+    settle_memory()
 
     def application() -> Any:
         follow(pulse, settings, CLOSING_SECONDS)

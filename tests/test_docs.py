@@ -13,11 +13,12 @@ import pytest
 from backend import errors
 from backend.config import Settings
 from backend.errors import GatewayError
-from scripts import document_settings
+from scripts import document_settings, draw_diagrams
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 TWIN = ROOT / "README.zh-CN.md"
+TWINS = sorted([*ROOT.glob("*.zh-CN.md"), *ROOT.glob("docs/*.zh-CN.md")])
 COMMANDS = (
     "bash install_async_deps.sh && .venv/bin/python run.py --demo",
     "bash install_async_deps.sh --dev && .venv/bin/pytest",
@@ -68,15 +69,23 @@ def test_readme_has_both_command_lines_verbatim(page: Path, command: str) -> Non
     assert command in code_lines(read(page))
 
 
-def test_chinese_readme_has_the_same_commands_and_structure() -> None:
-    english, chinese = read(README), read(TWIN)
+@pytest.mark.parametrize("twin", TWINS, ids=lambda page: page.name)
+def test_chinese_page_has_the_same_commands_and_structure(twin: Path) -> None:
+    page = twin.with_name(twin.name.replace(".zh-CN", ""))
+    english, chinese = read(page), read(twin)
     assert code_lines(chinese) == code_lines(english)
-    assert [heading.count("#") for heading in re.findall(r"^#+ ", chinese, re.M)] == [
-        heading.count("#") for heading in re.findall(r"^#+ ", english, re.M)
+    for structure in (r"^#+ ", r"^\|"):
+        assert [len(one) for one in re.findall(structure, chinese, re.M)] == [
+            len(one) for one in re.findall(structure, english, re.M)
+        ]
+    assert [_language_aside(link) for link in links(chinese)] == [
+        _language_aside(link) for link in links(english)
     ]
-    assert [link for link in links(chinese) if link != "README.md"] == [
-        link for link in links(english) if link != "README.zh-CN.md"
-    ]
+
+
+def _language_aside(link: str) -> str:
+    """The page that is meant, in whichever language; headings have other names there."""
+    return link.replace(".zh-CN", "").partition("#")[0]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -97,6 +106,18 @@ def test_no_page_names_a_folder_of_one_machine(page: Path) -> None:
 
 def test_settings_page_is_up_to_date() -> None:
     assert read(document_settings.PAGE) == document_settings.page(), "run python -m scripts.document_settings"
+
+
+def test_diagrams_are_drawn_from_the_text_beside_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert draw_diagrams.main(["--check"]) == 0
+    for file in draw_diagrams.FOLDER.iterdir():
+        (tmp_path / file.name).write_text(read(file))
+    monkeypatch.setattr(draw_diagrams, "FOLDER", tmp_path)
+    assert draw_diagrams.main(["--check"]) == 0
+    (tmp_path / "after.dot").write_text("digraph { other }")
+    assert draw_diagrams.main(["--check"]) == 1, "a text that changed is noticed"
 
 
 def test_every_setting_is_on_the_settings_page() -> None:

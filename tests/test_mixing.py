@@ -248,7 +248,7 @@ async def test_every_answer_carries_its_own_marker_alone(tmp_path: Path, server:
             log = gateway.log.read_text()
     assert world.wrong == []
     assert "Traceback" not in log, log
-    # The dice were thrown: there is something of every kind. How much hangs on the order of arrival.
+    # The dice were thrown: there is something of every kind. How much, the order of arrivals decides.
     assert world.answered > CLIENTS
     assert world.failed
     assert world.cut

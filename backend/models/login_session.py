@@ -66,8 +66,19 @@ def changed(since: datetime) -> tuple[Found, Found]:
     return SESSIONS.where(LoginSession.changed_at >= since_us), SESSIONS.where(User.changed_at >= since)
 
 
-def begin(session: Session, user_id: int, jti: str, expires_at: datetime, now_us: int) -> int | None:
-    """Make `jti` the user's live sign-in; returns the new `changed_at`, None when there is no such user."""
+def begin(
+    session: Session,
+    user_id: int,
+    jti: str,
+    expires_at: datetime,
+    now_us: int,
+    password_hash: str | None = None,
+) -> int | None:
+    """Make `jti` the user's live sign-in; returns the new `changed_at`, None when there is no such user.
+
+    With `password_hash` there is none, either, when the user's is another one by now.
+    """
+    checked = [] if password_hash is None else [User.password_hash == password_hash]
     started_at = datetime.fromtimestamp(now_us / 1_000_000, UTC)
     values: dict[str, Any] = {"jti": jti, "started_at": started_at, "expires_at": expires_at}
     user = select(
@@ -76,12 +87,12 @@ def begin(session: Session, user_id: int, jti: str, expires_at: datetime, now_us
         literal(started_at, UtcDateTime),
         literal(expires_at, UtcDateTime),
         literal(now_us, BigInteger),
-    ).where(User.id == user_id, User.status != BANNED)
+    ).where(User.id == user_id, User.status != BANNED, *checked)
     insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
     statement: Any = insert(LoginSession).from_select(
         ["user_id", "jti", "started_at", "expires_at", "changed_at"],
-        # As a foreign key would: whoever deletes the user now waits, and then finds this row to end it.
-        user.with_for_update(read=True, key_share=True),
+        # Whoever deletes the user or changes the password now waits, and then finds this row to end it.
+        user.with_for_update(read=True),
     )
     replacing = statement.on_conflict_do_update(
         index_elements=[LoginSession.user_id], set_=values | {"changed_at": _later(now_us)}

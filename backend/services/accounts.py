@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,9 +25,12 @@ WELCOME = "Your account is ready. Choose an avatar, connect, and ask your first 
 
 @dataclass(frozen=True)
 class Account:
+    """A person; `password_hash` is what their password was checked against, None where none was asked for."""
+
     id: int
     email: str
     role: str
+    password_hash: str | None = field(default=None, repr=False, compare=False)
 
 
 class Accounts:
@@ -57,7 +60,7 @@ class Accounts:
         touch = update(User).where(*seen).values(changes).returning(User.id)
         if await self._database.run(lambda session: session.execute(touch).scalar()) is None:
             raise NotAuthenticated(WRONG)
-        return account
+        return replace(account, password_hash=changes.get("password_hash", password_hash))
 
     async def create(self, email: str, password: str, role: str) -> Account:
         """Make an account; raises BadRequest for what is malformed, Conflict for a known e-mail."""

@@ -83,14 +83,15 @@ class Tokens:
     async def issue(self, account: Account) -> str:
         """A new token; the user's earlier one ends.
 
-        Raises StoreUnavailable, and NotAuthenticated when the user has just been deleted or banned.
+        Raises StoreUnavailable, and NotAuthenticated when the user has just been deleted or banned, or has
+        another password than the one that was checked.
         """
         now = int(self._clock())
         jti = uuid.uuid4().hex
         expires_at = now + LIFE_SECONDS
         moment, now_us, turn = datetime.fromtimestamp(expires_at, UTC), self._now_us(), self._sessions.turn
         changed_at = await self._database.run(
-            lambda s: login_session.begin(s, account.id, jti, moment, now_us)
+            lambda s: login_session.begin(s, account.id, jti, moment, now_us, account.password_hash)
         )
         if changed_at is None:
             raise NotAuthenticated(ENDED)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -140,6 +141,43 @@ async def test_sign_in_and_deletion_of_the_same_user_never_leave_a_session_open(
             if isinstance(token, str):
                 with pytest.raises(NotAuthenticated):
                     await worker.verify(token)
+    with Session(engine) as session:
+        assert set(session.scalars(select(LoginSession.jti))) <= {None}
+
+
+@pytest.mark.asyncio
+async def test_a_password_that_was_changed_after_it_was_checked_opens_nothing(
+    workers: tuple[Tokens, Tokens], account: Account, engine: Engine
+) -> None:
+    checked = replace(account, password_hash="x")
+    assert await workers[0].issue(checked)
+    with Session(engine) as session, session.begin():
+        session.execute(update(User).values(password_hash="y"))
+        login_session.end(session, account.id, None, 10**18)
+    with pytest.raises(NotAuthenticated):
+        await workers[0].issue(checked)
+    assert stored(engine).jti is None
+
+
+@pytest.mark.asyncio
+async def test_sign_in_and_a_change_of_the_password_never_leave_a_session_of_the_former_one(
+    workers: tuple[Tokens, Tokens], engine: Engine
+) -> None:
+    with Session(engine) as session, session.begin():
+        users = [User(email=f"u{n}@b.co", password_hash="x") for n in range(12)]
+        session.add_all(users)
+        session.flush()
+        accounts = [Account(user.id, user.email, user.role, "x") for user in users]
+
+    def change(user_id: int) -> None:
+        with Session(engine) as session, session.begin():
+            session.execute(update(User).where(User.id == user_id).values(password_hash="y"))
+            login_session.end(session, user_id, None, 10**18)
+
+    for account in accounts:
+        await asyncio.gather(
+            workers[0].issue(account), asyncio.to_thread(change, account.id), return_exceptions=True
+        )
     with Session(engine) as session:
         assert set(session.scalars(select(LoginSession.jti))) <= {None}
 

@@ -103,9 +103,10 @@ async def test_hash_of_old_parameters_is_renewed_at_sign_in(accounts: Accounts, 
     await accounts.create("ann@school.example", "Secret-pass", "student")
     before = (await stored(database)).password_hash
     stronger = Passwords(PasswordHasher(time_cost=2, memory_cost=16, parallelism=1))
-    await Accounts(database, stronger).authenticate("ann@school.example", "Secret-pass")
+    account = await Accounts(database, stronger).authenticate("ann@school.example", "Secret-pass")
     after = (await stored(database)).password_hash
     assert after != before
+    assert account.password_hash == after, "the sign-in that follows goes by the hash that is stored"
     assert not stronger.needs_rehash(after)
     assert await stronger.verify(after, "Secret-pass")
     await stronger.aclose()
