@@ -38,6 +38,14 @@ def served(folder: Path, core: int) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
 
 
+def accepted(key: bytes) -> bytes:
+    """Return the answer to a handshake with this key."""
+    return (
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Accept: " + b64encode(sha1(key + GUID, usedforsecurity=False).digest()) + b"\r\n\r\n"
+    )
+
+
 class Echo(asyncio.Protocol):
     """One client's connection."""
 
@@ -64,11 +72,7 @@ class Echo(asyncio.Protocol):
             return
         # Its case counts.
         key = next(line[19:] for line in head.split(b"\r\n") if line.lower().startswith(b"sec-websocket-key"))
-        accept = b64encode(sha1(key + GUID, usedforsecurity=False).digest())
-        self._transport.write(
-            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n"
-        )
+        self._transport.write(accepted(key))
         self._open = True
 
     def _echo(self) -> bool:
