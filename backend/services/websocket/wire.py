@@ -27,7 +27,10 @@ class Wire(asyncio.Protocol):
         self._reader = FrameReader(masked=not masks, most_bytes=most_bytes)
         self._masks = masks
         self._relay: Relay | None = None
-        self._paused = False
+        self._paused = False  # by the relay
+        self._busy = False  # with frames that were read already
+        self._turn: asyncio.Handle | None = None
+        self._stopped = False  # being read
         self._lingers = False
         self._early = b""
         self.gone = False
@@ -47,7 +50,7 @@ class Wire(asyncio.Protocol):
     def take_over(self, early: bytes, *, paused: bool) -> None:
         """Become the protocol of the connection; `early` was read of it already."""
         self._early = early
-        self._paused = paused
+        self._stopped = self._paused = paused
         self._transport.set_protocol(self)
 
     # What the relay asks for.
@@ -83,14 +86,12 @@ class Wire(asyncio.Protocol):
         self._transport.abort()
 
     def pause(self) -> None:
-        if not self._paused and not self._transport.is_closing():
-            self._paused = True
-            self._transport.pause_reading()
+        self._paused = True
+        self._read_or_not()
 
     def resume(self) -> None:
-        if self._paused and not self._transport.is_closing():
-            self._paused = False
-            self._transport.resume_reading()
+        self._paused = False
+        self._read_or_not()
 
     async def aclose(self) -> None:
         """Nothing but the connection is held, and the relay ends it."""
@@ -107,6 +108,26 @@ class Wire(asyncio.Protocol):
             self._relay.arrived(self, found)
         if self._reader.violation is not None:
             self._relay.violated(self, self._reader.violation)
+        elif self._reader.more:
+            self._busy = True
+            self._read_or_not()
+
+    def _go_on(self) -> None:
+        """Take the next of many frames that came together, now that others had their turn."""
+        self._turn = None
+        if self._paused or self.gone:
+            return  # `resume` takes another turn
+        self._busy = False
+        self.data_received(b"")
+        self._read_or_not()
+
+    def _read_or_not(self) -> None:
+        if self._busy and not self._paused and self._turn is None:
+            self._turn = asyncio.get_running_loop().call_soon(self._go_on)
+        stop = self._paused or self._busy
+        if stop != self._stopped and not self._transport.is_closing():
+            self._stopped = stop
+            (self._transport.pause_reading if stop else self._transport.resume_reading)()
 
     def eof_received(self) -> None:
         if self._relay is not None:
