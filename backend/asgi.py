@@ -85,7 +85,7 @@ class Bridge:
         self.stall_seconds = SEND_STALL_SECONDS
         # Granian tells of a malformed body as of a client that left, and says 500 where nothing was said.
         self.answers_leavers = False
-        self._handshakes: set[Handshake] = set()
+        self._handshakes: dict[Handshake, asyncio.Task[Any]] = {}
         self._shortcut = Shortcut(flask, flask.matches)
         flask.after_request(_noted)  # the last to be added, and so the first of the application's to run
         for endpoint, view in flask.view_functions.items():
@@ -135,16 +135,20 @@ class Bridge:
         """A handshake is a request like others: routing, hooks and views answer it."""
         await receive()  # websocket.connect
         handshake = Handshake(scope, receive, send)
-        self._handshakes.add(handshake)
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - narrows the type
+        self._handshakes[handshake] = task
         try:
             await self._http(handshake.scope, handshake.receive, handshake.send)
         finally:
-            self._handshakes.discard(handshake)
+            del self._handshakes[handshake]
 
-    def close_sockets(self) -> None:
-        """The server stops, and cannot tell WebSockets by itself: they would be waited for."""
+    async def close_sockets(self, seconds: float) -> None:
+        """Close every WebSocket of a server that is about to stop, and cannot tell them by itself."""
         for handshake in self._handshakes:
             handshake.stop()
+        if self._handshakes:
+            await asyncio.wait(self._handshakes.values(), timeout=seconds)
 
     async def _response(self, exchange: Exchange) -> GatewayResponse:
         """Let the application answer: by the short way where there is one, else by Flask's own dispatch."""

@@ -20,7 +20,8 @@ from backend.services.deadline import Deadline
 from backend.services.forwarding import Inbound
 from backend.services.headers import PSEUDONYM, Pair, content_length, first
 from backend.services.trail import TRAIL, Trail
-from backend.services.websocket.relay import Opened, Relay, Side
+from backend.services.websocket.relay import Opened, Relay
+from backend.services.websocket.sides import Side
 
 Send = Callable[[Message], Awaitable[None]]
 # Accepts a handshake with these header lines, and gives the client's side of the WebSocket.

@@ -3,42 +3,16 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from backend.services.headers import Pair
 from backend.services.websocket import frames
 from backend.services.websocket.frames import CLOSE, Frame, Violation
+from backend.services.websocket.sides import End, Side
 
 # A peer that was told the end has so long to answer; browsers and libraries do it at once.
 CLOSE_SECONDS = 2.0
 # A peer that takes nothing for so long is treated as gone.
 STALL_SECONDS = 60.0
-
-
-class Side(Protocol):
-    """A peer as the relay sees it."""
-
-    gone: bool
-
-    @property
-    def unsent(self) -> int:
-        """Bytes that were passed on and not taken yet."""
-
-    def begin(self, relay: "Relay") -> None: ...
-
-    def pass_on(self, passed: Sequence[Frame]) -> None: ...
-
-    def close(self, code: int, reason: bytes) -> None: ...
-
-    def finish(self) -> None: ...
-
-    def abort(self) -> None: ...
-
-    def pause(self) -> None: ...
-
-    def resume(self) -> None: ...
-
-    async def aclose(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +31,6 @@ class Ending:
     code: int | None = None
     client_lost: bool = False
     upstream_lost: bool = False
-
-
-@dataclass(slots=True)
-class End:
-    """One of the two: its side, what was said and told of the end, since when it takes nothing."""
-
-    side: Side
-    said_close: bool = False
-    told_close: bool = False
-    verdict: tuple[int, bytes] | None = None  # what it is told in place of the other's words
-    blocked_at: float | None = None
-    unsent: int = 0  # when it was last looked at
 
 
 class Relay:
@@ -95,7 +57,7 @@ class Relay:
         self._last = self._loop.time()
         try:
             if self._closing_at is not None:  # meanwhile the gateway began to stop
-                self._tell(self._client, self.ending.code or frames.GOING_AWAY, b"")
+                self._tell(self._client, self._last_word(), b"")
             client.begin(self)
             self._upstream.side.begin(self)
             await self._done
@@ -188,14 +150,14 @@ class Relay:
             if not side.gone:
                 side.finish()
             return
-        this.said_close = True
+        this.said_close = this.told_close = True  # nobody is left who could be told
+        self._let_flow(this)
         if not (other.said_close or self._closing_at is not None):
             self._lost(this)
         if this is self._upstream:
             # Unless the client had said it itself, this is the end that nobody announced.
-            self._tell(other, self.ending.code or frames.UNEXPECTED, b"")
+            self._tell(other, self._last_word(), b"")
         else:
-            this.told_close = True
             self._tell(other, frames.GOING_AWAY, b"")
             other.said_close = True  # nobody is left to whom its answer matters
         self._settle(other)
@@ -211,16 +173,21 @@ class Relay:
 
     def blocked(self, side: Side) -> None:
         """A side takes too little: the other one is read no further."""
-        this, other = self._of(side)
+        this, _ = self._of(side)
         this.blocked_at = self._loop.time()
-        if other is not None and self._closing_at is None:
-            other.side.pause()
+        self._let_flow(this)
 
     def freed(self, side: Side) -> None:
-        this, other = self._of(side)
+        this, _ = self._of(side)
         this.blocked_at = None
+        self._let_flow(this)
+
+    def _let_flow(self, end: End) -> None:
+        """Read the other side, unless what it says is still for one that takes too little."""
+        _, other = self._of(end.side)
         if other is not None:
-            other.side.resume()
+            waits = end.blocked_at is not None and not end.told_close
+            (other.side.pause if waits else other.side.resume)()
 
     # The end.
 
@@ -229,6 +196,8 @@ class Relay:
             end.told_close = True
             if not end.side.gone:
                 end.side.close(*(end.verdict or (code, reason)))
+            if end.blocked_at is not None:
+                self._let_flow(end)  # nothing more is passed on to it, and the other's answer is to be read
 
     def _settle(self, end: End) -> None:
         if end.said_close and end.told_close and not end.side.gone:
@@ -237,21 +206,27 @@ class Relay:
     def _close_soon(self) -> None:
         if self._closing_at is None:
             self._closing_at = self._loop.time() + CLOSE_SECONDS
-            for end in self._ends():
-                end.side.resume()  # their answers are to be read
 
     def _insist(self, now: float) -> None:
         """Time is up: but a slow reader gets all that was passed on, as long as it goes on reading."""
         for end in self._ends():
             if end.side.gone:
                 continue
-            unsent, before, told = end.side.unsent, end.unsent, end.told_close
-            if not told or (unsent and unsent != before):
-                self._tell(end, frames.GOING_AWAY, b"")
-                end.unsent = unsent
-                self._closing_at = now + CLOSE_SECONDS
-            else:
+            unsent, before = end.side.unsent, end.unsent
+            if not end.told_close:
+                self._tell(end, self._last_word(), b"")
+                self._settle(end)
+            elif not unsent or (before is not None and unsent >= before):
                 end.side.abort()
+                continue
+            end.unsent = unsent
+            self._closing_at = now + CLOSE_SECONDS
+
+    def _last_word(self) -> int:
+        """Return the code for a side that the other one leaves without an answer: as a rule its own."""
+        code = self.ending.code
+        known = code is not None and (frames.may_be_sent(code) or code == frames.NO_CODE)
+        return code if known and code is not None else frames.GOING_AWAY
 
     def _lost(self, end: End) -> None:
         if end is self._upstream:

@@ -196,6 +196,47 @@ async def test_side_that_takes_too_little_pauses_the_other_until_it_takes_more()
 
 
 @pytest.mark.asyncio
+async def test_client_that_says_close_and_reads_nothing_lets_nothing_pile_up() -> None:
+    async with scene() as play:
+        play.client.say(code=1000)
+        play.relay.blocked(play.client)
+        assert play.upstream.paused
+        play.client.unsent = 1000
+        play.later(CLOSE_SECONDS + 1)
+        assert play.client.told == [1000, "finished"]
+        assert not play.upstream.paused  # what it says is dropped, but for its Close
+
+
+@pytest.mark.asyncio
+async def test_growing_backlog_is_no_progress_of_its_reader() -> None:
+    async with scene() as play:
+        play.client.unsent = 1000
+        play.relay.end(1001, "stop")
+        play.later(3)
+        play.client.unsent = 2000
+        play.later(6)
+        assert "aborted" in play.client.told
+
+
+@pytest.mark.asyncio
+async def test_client_that_waited_for_an_upstream_is_read_again_when_that_dies() -> None:
+    async with scene() as play:
+        play.relay.blocked(play.upstream)
+        assert play.client.paused
+        play.upstream.lose()
+        assert play.client.told == [1011]
+        assert not play.client.paused
+
+
+@pytest.mark.asyncio
+async def test_client_gets_its_own_code_back_from_an_upstream_that_does_not_answer() -> None:
+    async with scene() as play:
+        play.client.say(code=4000)
+        play.later(CLOSE_SECONDS + 1)
+        assert play.client.told == [4000, "finished"]
+
+
+@pytest.mark.asyncio
 async def test_side_that_takes_nothing_is_given_up() -> None:
     async with scene() as play:
         play.relay.blocked(play.client)
