@@ -52,6 +52,11 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--demo-latency", type=float, default=3.0, metavar="S", help="seconds of its slow calls"
     )
+    options.add_argument(
+        "--demo-second",
+        action="store_true",
+        help="run its catalogue and chat model at two addresses each, to see one fail",
+    )
     options.add_argument("--host", help="address to listen on (HOST)")
     options.add_argument("--port", type=int, help="port to listen on, 0 for a free one (PORT)")
     options.add_argument("--workers", type=int, help="worker processes (WORKERS)")
@@ -66,14 +71,14 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     try:
         settings = load()
         server.log_to_terminal(settings)
-        start(settings, demo=asked.demo, latency=asked.demo_latency)
+        start(settings, demo=asked.demo, latency=asked.demo_latency, second=asked.demo_second)
     except SettingsError as error:
         sys.exit(f"The gateway cannot start with these settings:\n{error}")
     except (server.StartError, DemoError) as error:
         sys.exit(f"The gateway cannot start: {error}")
 
 
-def start(settings: Settings, *, demo: bool, latency: float) -> NoReturn:
+def start(settings: Settings, *, demo: bool, latency: float, second: bool = False) -> NoReturn:
     """Open the door first, so that a taken port is told before anything else is begun."""
     with server.listen(settings) as sock:
         host, port = sock.getsockname()[:2]
@@ -81,7 +86,7 @@ def start(settings: Settings, *, demo: bool, latency: float) -> NoReturn:
         url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
         greeting = f"avatar gateway on {url}"
         if demo:
-            session = DemoSession.begin(settings, latency)
+            session = DemoSession.begin(settings, latency, second=second)
             export(session.settings)
             settings = load()
             greeting = session.welcome(url, DEMO_ACCOUNTS)

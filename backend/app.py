@@ -38,6 +38,7 @@ from backend.services.database import Database
 from backend.services.file_store import FileStore
 from backend.services.files import Files
 from backend.services.forwarding import MEGABYTE, Forwarder, Upstream
+from backend.services.health_checks import HealthChecks
 from backend.services.http_client import HttpClient
 from backend.services.instances import Instances, Ports
 from backend.services.language_models import LanguageModels
@@ -123,16 +124,42 @@ class Shared:
             yield
 
 
+@dataclass(frozen=True)
+class Upstreams:
+    """The services behind the gateway; the retrieval service is an index of documents, too."""
+
+    catalogue: Upstream
+    manager: Upstream
+    model: Upstream
+    retrieval: Upstream
+    index: Upstream
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Upstreams":
+        return cls(
+            catalogue=Upstream.at("catalogue", *settings.avatar_service_url),
+            manager=Upstream.at("manager", *settings.avatar_manager_url),
+            model=Upstream.at("model", *settings.llm_url),
+            retrieval=Upstream.at("retrieval", *settings.rag_url),
+            index=Upstream.at("index", *settings.rag_url),
+        )
+
+    def checked(self, settings: Settings) -> list[Upstream]:
+        """Return those whose health is asked for; mounts with one address are none of them."""
+        of_mounts = map(mounts.upstream_of, settings.gateway_mounts)
+        several = [upstream for upstream in of_mounts if len(upstream.origins) > 1]
+        return [self.catalogue, self.manager, self.model, self.retrieval, *several]
+
+
 def _gateway(flask: Flask, settings: Settings, key: str, shared: Shared) -> Gateway:
     store = Database(database.attach(flask, settings), threads=settings.gateway_view_threads)
     passwords = Passwords()
     client = HttpClient(settings)
     forwarder = Forwarder(client)
-    catalogue = Upstream.at("catalogue", *settings.avatar_service_url)
-    manager = Upstream.at("manager", *settings.avatar_manager_url)
+    upstreams = Upstreams.of(settings)
     ports = Ports(settings.avatar_instance_host, *settings.avatar_instance_ports)
     notifications = Notifications(store)
-    instances = Instances(forwarder, manager, store, ports, on_new=notifications.avatar_ready)
+    instances = Instances(forwarder, upstreams.manager, store, ports, on_new=notifications.avatar_ready)
     tokens = Tokens(key, store, staleness_seconds=settings.gateway_revocation_seconds, feed=shared.feed)
     mail = Mail.of(settings)
     verification = Verification(key, store, mail)
@@ -153,14 +180,16 @@ def _gateway(flask: Flask, settings: Settings, key: str, shared: Shared) -> Gate
         rate_limits=RateLimits(settings, key, link=shared.link),
         client=client,
         forwarder=forwarder,
-        catalogue=Catalogue(forwarder, catalogue, stale_after_seconds=settings.gateway_stale_list_seconds),
+        catalogue=Catalogue(
+            forwarder, upstreams.catalogue, stale_after_seconds=settings.gateway_stale_list_seconds
+        ),
         instances=instances,
         signalling=Signalling(forwarder, instances),
         speech=speech.load(settings.gateway_tts_models),
         files=Files(
             store,
             FileStore(settings.files_dir),
-            Library(forwarder, Upstream.at("index", settings.rag_url)),
+            Library(forwarder, upstreams.index),
             quota=int(settings.gateway_quota_mb * MEGABYTE),
         ),
         profiles=profiles,
@@ -168,12 +197,15 @@ def _gateway(flask: Flask, settings: Settings, key: str, shared: Shared) -> Gate
         notifications=notifications,
         administration=administration,
         audit=Audit(store),
-        language_models=LanguageModels(forwarder, Upstream.at("model", settings.llm_url)),
-        readiness=_readiness(settings, store, forwarder, (catalogue, manager), watching, shared),
+        language_models=LanguageModels(forwarder, upstreams.model),
+        readiness=_readiness(settings, store, forwarder, upstreams, watching, shared),
+        health_checks=HealthChecks(
+            forwarder, upstreams.checked(settings), every_seconds=settings.gateway_check_seconds
+        ),
         watching=watching,
         sockets=Sockets(forwarder, tokens, revocation_seconds=settings.gateway_revocation_seconds),
         chats=chats,
-        answering=_answering(settings, forwarder, chats, instances),
+        answering=_answering(forwarder, upstreams, chats, instances),
     )
 
 
@@ -181,31 +213,30 @@ def _readiness(
     settings: Settings,
     store: Database,
     forwarder: Forwarder,
-    avatars: tuple[Upstream, Upstream],
+    upstreams: Upstreams,
     watching: Watching,
     shared: Shared,
 ) -> Readiness:
-    catalogue, manager = avatars
-    upstreams = {
-        "catalogue": (catalogue, "/avatar/get_avatars"),
-        "manager": (manager, "/health"),
-        "model": (Upstream.at("model", settings.llm_url), "/health"),
-        "retrieval": (Upstream.at("retrieval", settings.rag_url), "/health"),
+    probed = {
+        "catalogue": (upstreams.catalogue, "/avatar/get_avatars"),
+        "manager": (upstreams.manager, "/health"),
+        "model": (upstreams.model, "/health"),
+        "retrieval": (upstreams.retrieval, "/health"),
     }
     checks = {
         "loop": loop_check(watching.lag),
         "places": places_check(forwarder),
         "files": files_check(settings.files_dir),
     }
-    return Readiness(store, forwarder, upstreams, checks, link=shared.link)
+    return Readiness(store, forwarder, probed, checks, link=shared.link)
 
 
-def _answering(settings: Settings, forwarder: Forwarder, chats: Chats, instances: Instances) -> Answering:
+def _answering(forwarder: Forwarder, upstreams: Upstreams, chats: Chats, instances: Instances) -> Answering:
     return Answering(
         Helpers(
             chats=chats,
-            model=Model(forwarder, Upstream.at("model", settings.llm_url)),
-            retrieval=Retrieval(forwarder, Upstream.at("retrieval", settings.rag_url)),
+            model=Model(forwarder, upstreams.model),
+            retrieval=Retrieval(forwarder, upstreams.retrieval),
             narration=Narration(forwarder, instances),
             archive=Archive(chats),
         )
@@ -224,6 +255,8 @@ def _lifespan(
             stack.push_async_callback(gateway.passwords.aclose)
             await asyncio.to_thread(database.upgrade, flask)
             await stack.enter_async_context(gateway.client)
+            stack.push_async_callback(gateway.health_checks.aclose)
+            gateway.health_checks.start()
             await stack.enter_async_context(shared.opened())
             stack.push_async_callback(gateway.tokens.aclose)
             await gateway.tokens.start()

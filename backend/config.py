@@ -1,9 +1,7 @@
 """Settings: read once from the environment and `.env`, validated together, frozen."""
 
-import ipaddress
 import json
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -20,11 +18,11 @@ from pydantic import (
 )
 
 from backend.forms import (
-    BaseUrl,
     BaseUrls,
-    CommaList,
+    CheckSeconds,
     HttpVersion,
     HttpVersions,
+    Origins,
     PortRange,
     RateLimit,
     Seconds,
@@ -32,6 +30,7 @@ from backend.forms import (
     check_mail_server,
     check_pair,
     check_sender,
+    is_loopback,
     redis_url,
     secrets_of,
 )
@@ -58,7 +57,8 @@ class Settings(BaseModel):
     server: Literal["hypercorn", "granian"] = Field("hypercorn", description="ASGI server.")
 
     avatar_service_url: BaseUrls = Field(
-        ("http://127.0.0.1:8606",), description="Avatar catalogue; several addresses with commas."
+        ("http://127.0.0.1:8606",),
+        description="Avatar catalogue; several addresses with commas, which share their avatars.",
     )
     avatar_manager_url: BaseUrls = Field(
         ("http://127.0.0.1:8607",), description="Instance manager; several addresses with commas."
@@ -67,8 +67,17 @@ class Settings(BaseModel):
     avatar_instance_ports: PortRange = Field(
         (8615, 8714), description="Ports where instances may live; nothing else is ever dialled."
     )
-    llm_url: BaseUrl = Field("http://127.0.0.1:8611", description="Chat model.")
-    rag_url: BaseUrl = Field("http://127.0.0.1:8602", description="Retrieval service.")
+    llm_url: BaseUrls = Field(
+        ("http://127.0.0.1:8611",),
+        description="Chat model; several addresses with commas, each conversation stays at one.",
+    )
+    rag_url: BaseUrls = Field(
+        ("http://127.0.0.1:8602",),
+        description="Retrieval service; several addresses with commas, which share one index.",
+    )
+    gateway_check_seconds: CheckSeconds = Field(
+        2.0, description="Time between health checks, where a service has several addresses or one is out."
+    )
 
     upstream_transport: Literal["direct", "reqwest", "httpx"] = Field(
         "direct",
@@ -120,7 +129,7 @@ class Settings(BaseModel):
     jwt_secret_key: SecretStr | None = Field(
         None, description="Signing key, 32 bytes or more; unset: made once under instance/, mode 0600."
     )
-    cors_origins: CommaList = Field(
+    cors_origins: Origins = Field(
         (), description="Origins that may call from a browser, with commas; unset: same host, any port."
     )
     smtp_url: SecretStr | None = Field(
@@ -224,14 +233,6 @@ class Settings(BaseModel):
         check_sender(value)
         return value
 
-    @field_validator("cors_origins")
-    @classmethod
-    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for origin in value:
-            if not re.fullmatch(r"https?://[^/\s?#]+", origin):
-                raise ValueError("needs origins of the form https://host or http://host:port")
-        return value
-
     @field_validator("gateway_mounts", mode="before")
     @classmethod
     def _json_list(cls, value: object) -> object:
@@ -270,9 +271,10 @@ class Settings(BaseModel):
 
     def _chosen_versions(self) -> list[tuple[str, HttpVersion]]:
         of_mounts = [
-            (mount.upstream, mount.http_version)
+            (url, mount.http_version)
             for mount in self.gateway_mounts
             if mount.http_version is not None
+            for url in mount.upstream
         ]
         return [*self.gateway_http_versions, *of_mounts]
 
@@ -294,12 +296,7 @@ class Settings(BaseModel):
     @property
     def loopback(self) -> bool:
         """Whether only this machine can reach the listening address."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(self.host)
 
 
 def _known_names() -> dict[str, str]:

@@ -25,6 +25,7 @@ from backend.services.database import Database
 from backend.services.files import Files
 from backend.services.forwarding import MEGABYTE, Forwarder, Inbound
 from backend.services.headers import Origin, first, request_id_or_none
+from backend.services.health_checks import HealthChecks
 from backend.services.http_client import HttpClient
 from backend.services.instances import Instances
 from backend.services.language_models import LanguageModels
@@ -75,6 +76,7 @@ class Gateway:
     speech: Models
     files: Files
     readiness: Readiness
+    health_checks: HealthChecks
     profiles: Profiles
     pictures: Pictures
     notifications: Notifications

@@ -1,5 +1,6 @@
 """The forms that a setting's value may have, each with what it says to one that has another."""
 
+import ipaddress
 import re
 import ssl
 from collections.abc import Iterable
@@ -10,6 +11,9 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, Field, SecretStr
 
 HttpVersion = Literal["auto", "1.1", "2"]
+
+# Each is asked for its health every few seconds, by every worker.
+MOST_ADDRESSES = 32
 
 
 def _base_url(value: object) -> str:
@@ -29,6 +33,8 @@ def _base_urls(value: object) -> tuple[str, ...]:
     urls = tuple(_base_url(item) for item in items if str(item).strip())
     if not urls:
         raise ValueError("needs at least one http://host:port")
+    if len(urls) > MOST_ADDRESSES:
+        raise ValueError(f"needs {MOST_ADDRESSES} addresses of the form http://host:port at most")
     if len({urlsplit(url).path for url in urls}) > 1:
         raise ValueError("needs one and the same path behind every http://host:port")
     return urls
@@ -52,6 +58,14 @@ def _comma_list(value: object) -> tuple[str, ...]:
     return tuple(str(item).strip() for item in items if str(item).strip())
 
 
+def _origins(value: object) -> tuple[str, ...]:
+    origins = _comma_list(value)
+    for origin in origins:
+        if not re.fullmatch(r"https?://[^/\s?#]+", origin):
+            raise ValueError("needs origins of the form https://host or http://host:port")
+    return origins
+
+
 def _http_versions(value: object) -> tuple[tuple[str, str], ...]:
     if isinstance(value, tuple):
         return value
@@ -68,6 +82,16 @@ def address(url: str) -> tuple[str, str | None, int]:
     """Take apart what two spellings of the same upstream have in common."""
     parts = urlsplit(url)
     return parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine can reach an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def check_pair(cert: Path, key: Path) -> None:
@@ -142,10 +166,11 @@ def check_sender(address: str) -> None:
 BaseUrl = Annotated[str, BeforeValidator(_base_url)]
 BaseUrls = Annotated[tuple[str, ...], BeforeValidator(_base_urls)]
 PortRange = Annotated[tuple[int, int], BeforeValidator(_port_range)]
-CommaList = Annotated[tuple[str, ...], BeforeValidator(_comma_list)]
+Origins = Annotated[tuple[str, ...], BeforeValidator(_origins)]
 HttpVersions = Annotated[tuple[tuple[str, HttpVersion], ...], BeforeValidator(_http_versions)]
 RateLimit = Annotated[str, BeforeValidator(_rate_limit)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
+CheckSeconds = Annotated[float, Field(ge=0.1, le=3_600)]
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 

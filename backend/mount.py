@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from backend.forms import BaseUrl, HttpVersion, Method, Seconds
+from backend.forms import BaseUrls, HttpVersion, Method, Seconds
 
 
 class Mount(BaseModel):
@@ -14,7 +14,7 @@ class Mount(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     prefix: str
-    upstream: BaseUrl
+    upstream: BaseUrls
     auth: Literal["required", "optional", "none"]
     methods: tuple[Method, ...] = ("GET",)
     max_body_mb: Annotated[float, Field(ge=0, le=10_240)] = 100

@@ -5,13 +5,16 @@ One worker on one core; model and browsers on another.
 
 import argparse
 import asyncio
+import json
 import os
 import re
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
+from statistics import median
+from typing import Self, cast
 from urllib.parse import urlencode, urlsplit
 
 import uvloop
@@ -19,7 +22,7 @@ import uvloop
 from benchmarks import chat_model, command, gateway, report, usage
 from benchmarks.figures import Limit, Spread, at_most, percentile
 from benchmarks.machine import Cores, allow_open_files, described, require
-from benchmarks.processes import Failure
+from benchmarks.processes import Failure, Process, answering, free_port, running
 from benchmarks.stream import head
 
 VERSIONS = ("flask", "hypercorn", "granian", "uvloop")
@@ -29,6 +32,10 @@ RATES = (0, 1_000, 100)
 # Side by side, so that the clock of the processor, which ticks every 10 ms, is fine enough.
 SIDE_BY_SIDE = 10
 COST_LIMIT: Limit = at_most(40, 20, "ms")
+# At a slow pace waking costs most, and a relay that knows nothing of chats is woken as often.
+SLOW = 100
+RELAY = "a relay that knows nothing"
+RELAY_LIMIT: Limit = at_most(3, 2, "×")
 CHATS = 500
 PACE = 30
 # A word that is late by less looks as if it were not.
@@ -36,14 +43,16 @@ LATE_LIMIT: Limit = at_most(250, 100, "ms")
 PATIENCE_SECONDS = 120.0
 SPARE_CONNECTIONS = 100
 FINISHED = b'data: {"status":"finished"}\n\n'
+# As the model itself ends an answer.
+LAST_CHUNK = b"\r\n0\r\n\r\n"
 _MOMENT = re.compile(rb"(\d+\.\d{6}) ")
 
 
 class Browser(asyncio.Protocol):
     """One chat: notes when its first word came, and how late each read's last word was."""
 
-    def __init__(self, request: bytes) -> None:
-        self._request = request
+    def __init__(self, request: bytes, end: bytes) -> None:
+        self._request, self._end = request, end
         self._asked_at = 0.0
         self.first = 0.0
         self.late: list[float] = []
@@ -66,7 +75,7 @@ class Browser(asyncio.Protocol):
         moments = _MOMENT.findall(data)
         if moments:
             self.late.append(now - float(moments[-1]))
-        if FINISHED in data and not self.done.done():
+        if self._end in data and not self.done.done():
             self.done.set_result(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -125,6 +134,7 @@ def main(asked: argparse.Namespace, folder: Path) -> int:
     crowds: list[Crowd] = []
     with chat_model.served(folder, cores.load) as model:
         for server in [asked.server] if asked.server else gateway.SERVERS:
+            costs += relayed(folder, cores.measured, model, asked.events, asked.rounds)
             settings = {"LLM_URL": model, "GATEWAY_CHAT_LIMIT": "1000000/minute"}
             with gateway.served(server, account, folder, cores.measured, model, model, **settings) as served:
                 for _ in range(asked.rounds):
@@ -146,19 +156,35 @@ def main(asked: argparse.Namespace, folder: Path) -> int:
 
 def cost(server: str, served: gateway.Served, events: int) -> Iterator[Cost]:
     """Raises Failure when a chat fails."""
-    _run(served, 1, events, 0)
+    _run(Question.to_gateway(served, events, 0), 1)
     for rate in RATES:
         report.progress(f"gateway on {server}: chats of {events} events, {_spoken(rate)}")
-        before = usage.processor_seconds(served.process)
-        _run(served, SIDE_BY_SIDE, events, rate)
-        spent = usage.processor_seconds(served.process) - before
-        yield Cost(server, rate, events, 1000 * spent / SIDE_BY_SIDE)
+        yield _spent(server, served.process, Question.to_gateway(served, events, rate), events, rate)
+
+
+def relayed(folder: Path, core: int, model: str, events: int, rounds: int) -> Iterator[Cost]:
+    """What it costs to hand on the same octets and no more. Raises Failure."""
+    port = free_port()
+    command = [sys.executable, "-m", "benchmarks.peers.bare_relay", str(port), model]
+    with running("relay", command, core=core, folder=folder) as process:
+        answering(process, f"http://127.0.0.1:{port}/")
+        report.progress(f"{RELAY}: chats of {events} events, {_spoken(SLOW)}")
+        for _ in range(rounds):
+            question = Question.to_model(f"http://127.0.0.1:{port}", events, SLOW)
+            yield _spent(RELAY, process, question, events, SLOW)
+
+
+def _spent(name: str, process: Process, question: "Question", events: int, rate: int) -> Cost:
+    before = usage.processor_seconds(process)
+    _run(question, SIDE_BY_SIDE)
+    spent = usage.processor_seconds(process) - before
+    return Cost(name, rate, events, 1000 * spent / SIDE_BY_SIDE)
 
 
 def crowd(server: str, served: gateway.Served, chats: int, seconds: float) -> Crowd:
     report.progress(f"gateway on {server}: {chats} chats at once")
     before, began = usage.processor_seconds(served.process), time.monotonic()
-    browsers = _run(served, chats, int(PACE * seconds), PACE)
+    browsers = _run(Question.to_gateway(served, int(PACE * seconds), PACE), chats)
     took = time.monotonic() - began
     spent = usage.processor_seconds(served.process) - before
     late = [one for browser in browsers for one in browser.late]
@@ -174,20 +200,41 @@ def crowd(server: str, served: gateway.Served, chats: int, seconds: float) -> Cr
     )
 
 
-def _run(served: gateway.Served, chats: int, events: int, rate: int) -> list[Browser]:
+@dataclass(frozen=True)
+class Question:
+    """Where a chat is asked, the whole request, and how its answer ends."""
+
+    url: str
+    request: bytes
+    end: bytes
+
+    @classmethod
+    def to_gateway(cls, served: gateway.Served, events: int, rate: int) -> Self:
+        body = urlencode({"message": f"{events} {rate}"}).encode()
+        kind = {"Content-Type": "application/x-www-form-urlencoded"}
+        place = urlsplit(served.url).netloc
+        asked = head("POST", "/api/chat/stream", place, {**served.headers, **kind}, len(body))
+        return cls(served.url, asked + body, FINISHED)
+
+    @classmethod
+    def to_model(cls, url: str, events: int, rate: int) -> Self:
+        body = json.dumps({"input": f"{events} {rate}"}).encode()
+        return cls(url, head("POST", "/chat/stream", urlsplit(url).netloc, {}, len(body)) + body, LAST_CHUNK)
+
+
+def _run(question: Question, chats: int) -> list[Browser]:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_together(served, chats, events, rate))
+        return runner.run(_together(question, chats))
 
 
-async def _together(served: gateway.Served, chats: int, events: int, rate: int) -> list[Browser]:
-    parts = urlsplit(served.url)
-    body = urlencode({"message": f"{events} {rate}"}).encode()
-    kind = {"Content-Type": "application/x-www-form-urlencoded"}
-    request = head("POST", "/api/chat/stream", parts.netloc, {**served.headers, **kind}, len(body)) + body
+async def _together(question: Question, chats: int) -> list[Browser]:
+    place = urlsplit(question.url)
     loop = asyncio.get_running_loop()
     browsers = []
     for _ in range(chats):
-        _, browser = await loop.create_connection(lambda: Browser(request), parts.hostname, parts.port)
+        _, browser = await loop.create_connection(
+            lambda: Browser(question.request, question.end), place.hostname or "", place.port or 80
+        )
         browsers.append(browser)
     try:
         for browser in browsers:
@@ -209,13 +256,31 @@ def _spoken(rate: int) -> str:
 def _costs(costs: Sequence[Cost]) -> report.Table:
     rows = []
     for server, rate in dict.fromkeys((one.server, one.rate) for one in costs):
-        said = Spread.of([one.milliseconds for one in costs if (one.server, one.rate) == (server, rate)])
-        limit = COST_LIMIT if costs[0].events == EVENTS else None
-        verdict = limit.verdict(said.middle) if limit else ""
-        figures = report.with_unit(said.middle, "ms"), report.spread(said)
-        rows.append((server, _spoken(rate), *report.limits(limit), *figures, verdict))
-    columns = ("server", "events come", "at most", "goal", "processor by chat", "rounds", "")
+        said = Spread.of(_milliseconds(costs, server, rate))
+        limit, measured, beside = COST_LIMIT, said.middle, ""
+        if rate == SLOW and server != RELAY:
+            limit = RELAY_LIMIT
+            measured = said.middle / max(1.0, median(_milliseconds(costs, RELAY, rate)))
+            beside = report.with_unit(measured, "×")
+        judged = server != RELAY and costs[0].events == EVENTS
+        figures = report.with_unit(said.middle, "ms"), report.spread(said), beside
+        verdict = limit.verdict(measured) if judged else ""
+        rows.append((server, _spoken(rate), *report.limits(limit if judged else None), *figures, verdict))
+    columns = (
+        "server",
+        "events come",
+        "at most",
+        "goal",
+        "processor by chat",
+        "rounds",
+        "beside the relay",
+        "",
+    )
     return report.Table(f"A chat of {costs[0].events:,} events", columns, tuple(rows), left=2)
+
+
+def _milliseconds(costs: Sequence[Cost], server: str, rate: int) -> list[float]:
+    return [one.milliseconds for one in costs if (one.server, one.rate) == (server, rate)]
 
 
 def _crowds(crowds: Sequence[Crowd]) -> report.Table:

@@ -173,7 +173,7 @@ async def talking(url: str, target: str, headers: dict[str, str], count: int, si
         few = []
         for _ in range(min(50, count - start)):
             _, talker = await loop.create_connection(
-                lambda: Talker(handshake, said, answer_bytes), parts.hostname, parts.port
+                lambda: Talker(handshake, said, answer_bytes), parts.hostname or "", parts.port or 80
             )
             few.append(talker)
         async with asyncio.timeout(20):

@@ -107,7 +107,9 @@ async def measured(
         attempts = await _attempts(address, services["busy"])
         dying = [_outage(address, way, services[way], seconds) for way in WAYS]
         request = head("GET", LIST, parts.netloc, served.headers)
-        noticed, *outages = await asyncio.gather(_half_dead(address, request, services["first"]), *dying)
+        noticed, outages = await asyncio.gather(
+            _half_dead(address, request, services["first"]), asyncio.gather(*dying)
+        )
     for service in services.values():
         await service.stop()
     return outages, attempts, noticed

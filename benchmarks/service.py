@@ -84,11 +84,12 @@ class Service:
 
 
 class Talk(asyncio.Protocol):
-    """One connection to the service."""
+    """One connection to the service; `request` is the head of its latest request."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
         self._head = b""
+        self.request = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's derives from no class of asyncio
@@ -100,7 +101,7 @@ class Talk(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._head += data
         if self._head.endswith(b"\r\n\r\n"):
-            self._head = b""
+            self.request, self._head = self._head, b""
             self._service.arrived(self)
 
     def answer(self, status: bytes) -> None:

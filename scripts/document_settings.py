@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
-from backend import config
+from backend import forms
 from backend.config import Mount, Settings
 
 ROOT = Path(__file__).parents[1]
@@ -46,28 +46,27 @@ FORMS: dict[object, str] = {
     bool: "`true` or `false`",
     Path: "path",
     SecretStr: "text, *secret*",
-    config.BaseUrl: "`http://host:port`",
-    config.BaseUrls: "`http://host:port`, several with commas",
-    config.PortRange: "`8615-8714`",
-    config.CommaList: "list with commas",
-    config.HttpVersions: "`http://host:port=2`, several with commas",
-    config.RateLimit: "`20/minute`",
-    config.Seconds: "seconds",
+    forms.BaseUrls: "`http://host:port`, several with commas",
+    forms.PortRange: "`8615-8714`",
+    forms.Origins: "list with commas",
+    forms.HttpVersions: "`http://host:port=2`, several with commas",
+    forms.RateLimit: "`20/minute`",
+    forms.Seconds: "seconds",
     tuple[Mount, ...]: "JSON list",
 }
 
 MOUNT_HEAD = "Each object of the list has these fields:"
 MOUNT_MEANINGS = {
     "prefix": "Path prefix that belongs to the upstream; the rest of the path travels on byte for byte.",
-    "upstream": "Where it leads; a path of its own is put in front.",
+    "upstream": "Where it leads, several addresses with commas; a path of their own is put in front.",
     "auth": "Whether a sign-in is needed, checked only when sent, or not looked at. Checked tokens end here.",
     "methods": "Methods that pass.",
     "max_body_mb": "Largest request body.",
     "timeout": "Seconds to the first byte of the answer, and between bytes.",
     "total": "Seconds that a whole call may take, its body included; unset: a stream may go on for ever.",
     "cookies": "Whether cookies pass, both ways.",
-    "max_calls": "Calls that the upstream gets at once, from the first byte to the last; half as many more "
-    "wait for a place. Unset: what `UPSTREAM_MAX_CONNECTIONS` says.",
+    "max_calls": "Calls that the upstream gets at once, all its addresses together, from first byte to last; "
+    "half as many more wait for a place. Unset: what `UPSTREAM_MAX_CONNECTIONS` says.",
     "http_version": "HTTP version of the upstream, where it differs from UPSTREAM_HTTP_VERSION.",
     "websocket": "Whether WebSockets pass, over HTTP/1.1 on both sides; GET has to be among the methods.",
     "max_sockets": "WebSockets open at once in a worker; others get 503.",

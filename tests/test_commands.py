@@ -228,7 +228,7 @@ async def test_calls_of_the_pages_work_one_after_another(place: Place, tmp_path:
 
 @pytest.mark.asyncio
 async def test_faults_of_the_pages_can_be_set(place: Place, tmp_path: Path) -> None:
-    async with demo(tmp_path, "--demo-latency=0.1") as running:
+    async with demo(tmp_path, "--demo-latency=0.1", "--demo-second") as running:
         for command in of(KINDS["fault"]):
             where = "" if "--help" in command else f" --control {running.control}"
             assert await asyncio.to_thread(place.run, command + where)

@@ -50,6 +50,19 @@ def test_an_upstreams_own_http_version_wins_however_its_address_is_spelled() -> 
     assert [settings.http_version_of(url) for url in urls] == ["2", "auto", "1.1", "auto", "auto"]
 
 
+def test_every_service_and_mount_takes_several_addresses() -> None:
+    two = "http://a:1/base/, http://b:2/base"
+    names = ("AVATAR_SERVICE_URL", "AVATAR_MANAGER_URL", "LLM_URL", "RAG_URL")
+    mounts = [mount("/m", two, http_version="2"), mount("/n", ["http://c:3", "http://d:4"])]
+    settings = load(
+        {**dict.fromkeys(names, two), "GATEWAY_MOUNTS": json.dumps([dict(one) for one in mounts])}, None
+    )
+    both = ("http://a:1/base", "http://b:2/base")
+    assert {getattr(settings, name.lower()) for name in names} == {both}
+    assert [one.upstream for one in settings.gateway_mounts] == [both, ("http://c:3", "http://d:4")]
+    assert [settings.http_version_of(url) for url in (*both, "http://c:3")] == ["2", "2", "auto"]
+
+
 def test_two_mounts_of_one_upstream_need_one_http_version() -> None:
     mounts = [mount("/a", "http://x:1", http_version="2"), mount("/b", "http://x:1/base", http_version="1.1")]
     assert "one HTTP version for all of http://x:1/base" in problem(GATEWAY_MOUNTS=json.dumps(mounts))
@@ -101,6 +114,10 @@ def test_two_mounts_of_one_upstream_need_one_http_version() -> None:
         ("GATEWAY_TLS_CERT", "/no/such/cert.pem", "a file that exists"),
         ("GATEWAY_TLS_KEY", __file__, "GATEWAY_TLS_CERT"),
         ("AVATAR_MANAGER_URL", "http://a:1/one, http://b:1/two", "one and the same path"),
+        ("LLM_URL", "http://a:1/one, http://b:1/two", "one and the same path"),
+        ("RAG_URL", ",".join(f"http://h{number}:1" for number in range(33)), "32 addresses"),
+        ("GATEWAY_CHECK_SECONDS", "0", "0.1"),
+        ("GATEWAY_CHECK_SECONDS", "never", "number"),
     ],
 )
 def test_a_bad_value_is_named_with_its_allowed_form(name: str, value: str, form: str) -> None:
@@ -386,7 +403,7 @@ hosts = st.from_regex(r"[a-z][a-z0-9-]{0,20}(\.[a-z]{2,8})?", fullmatch=True)
 )
 def test_urls_lose_their_last_slash_and_nothing_else(scheme: str, host: str, port: int, path: str) -> None:
     url = f"{scheme}://{host}:{port}{path}"
-    assert load({"LLM_URL": url}, None).llm_url == url.rstrip("/")
+    assert load({"LLM_URL": url}, None).llm_url == (url.rstrip("/"),)
     assert load({"AVATAR_SERVICE_URL": f"{url}, {url}"}, None).avatar_service_url == (url.rstrip("/"),) * 2
 
 
@@ -397,7 +414,7 @@ def test_any_text_is_a_plain_url_or_is_told_the_form(text: str) -> None:
         assert result.startswith("LLM_URL: ")
         assert len(result.splitlines()) == 1
     else:
-        assert re.fullmatch(r"https?://[\x21-\x7e]+", result.llm_url)
+        assert all(re.fullmatch(r"https?://[\x21-\x7e]+", url) for url in result.llm_url)
 
 
 @given(any_text | st.recursive(st.none() | st.integers() | any_text, st.lists).map(json.dumps))

@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
+from benchmarks.balance import Balanced, Watched
+from benchmarks.balance import options as balance_options
 from benchmarks.calls import Told, in_turn, offered
 from benchmarks.dependencies import judged
 from benchmarks.dependencies import options as dependencies_options
@@ -99,7 +101,27 @@ def test_outage_of_a_store_is_judged_by_what_failed_where_and_until_when() -> No
     assert shorts == [1, 1, 1, 2, 7.0, pytest.approx(14.1)]
 
 
+def test_second_address_is_judged_by_what_failed_and_how_soon_it_was_back() -> None:
+    fine = Balanced("x", 0, 0.0, 0.1, 1.8, 1, 14.0, 200.0, 1700.0, 9.0, 1.0)
+    assert {limit.verdict(value) for _, value, limit in fine.lines()} <= {"ok", "ok, goal"}
+    bad = Balanced("x", 6, 2.5, 3.0, 2.5, 2, 50.0, 1700.0, 1700.0, 51.0, 0.9)
+    assert {limit.verdict(value) for _, value, limit in bad.lines()} == {"short"}
+
+
+@pytest.mark.asyncio
+async def test_health_checks_and_calls_are_told_apart() -> None:
+    service = Watched()
+    await service.start()
+    address = ("127.0.0.1", service.port)
+    await offered(address, head("GET", "/health", "here", {}), 1000, 0.002)
+    assert service.calls == []
+    await offered(address, GET, 1000, 0.003)
+    assert (len(service.noted), len(service.calls)) == (5, 3)
+    await service.stop()
+
+
 def test_commands_take_a_minute_by_themselves() -> None:
     assert (overload_options([]).seconds, overload_options([]).server) == (4.0, None)
+    assert (balance_options([]).seconds, balance_options([]).server) == (3.0, "hypercorn")
     assert (dependencies_options([]).seconds, dependencies_options([]).server) == (10.0, "hypercorn")
     assert (outage_options([]).seconds, outage_options([]).server) == (30.0, "hypercorn")

@@ -64,7 +64,7 @@ def test_a_second_demo_finds_the_accounts_of_the_first(tmp_path: Path) -> None:
 def test_help_names_every_option_and_starts_nothing(tmp_path: Path) -> None:
     done = run(tmp_path, "--help")
     assert (done.returncode, done.stderr) == (0, "")
-    for option in ("--demo", "--demo-latency", "--host", "--port", "--workers", "--server"):
+    for option in ("--demo", "--demo-latency", "--demo-second", "--host", "--port", "--workers", "--server"):
         assert option in done.stdout
     assert list(tmp_path.iterdir()) == []
 

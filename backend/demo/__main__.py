@@ -70,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-sessions", type=int, default=default.max_sessions, help="sessions one instance takes")
     add("--list-form", action="store_true", help="answer the avatar list as names, as the older service did")
     add("--model-stays-open", action="store_true", help="never close a chat stream, as the older model did")
+    add("--second", action="store_true", help="run catalogue and model at a second address each, too")
     add("--exit-with-parent", action="store_true", help="stop when the process that started this one is gone")
     return parser
 
@@ -88,6 +89,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         max_sessions=options.max_sessions,
         list_form=options.list_form,
         model_stays_open=options.model_stays_open,
+        second=options.second,
     )
 
 

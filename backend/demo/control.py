@@ -55,6 +55,8 @@ class Control:
             switch = Switch.parse(await exchange.read_object())
         except ValueError as error:
             return as_detail(str(error), 400)
+        if switch.service not in self._services:
+            return as_detail(f"this world has no {switch.service}: start it with --second", 400)
         await self.put(switch)
         return await self.faults(exchange)
 

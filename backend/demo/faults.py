@@ -44,7 +44,7 @@ class Switch:
         return switch
 
     def _check(self) -> None:
-        if self.service not in SERVICES:
+        if self.service not in (*SERVICES, *SECOND):
             raise UnknownSwitch(f"no service {self.service!r}; there are {', '.join(SERVICES)}")
         if self.fault not in EVERY_FAULT:
             raise UnknownSwitch(f"no fault {self.fault!r}; there are {', '.join(EVERY_FAULT)}")
@@ -186,6 +186,8 @@ async def _blanks(size: int) -> AsyncGenerator[bytes, None]:
 _LOCATION: Headers = ((b"location", b"http://127.0.0.1:1/"),)
 
 SERVICES = ("catalogue", "manager", "instance", "model", "retrieval")
+# In a world with second addresses: their faults are their own.
+SECOND = ("catalogue-2", "model-2")
 
 # Of any answer; those of event streams come on top.
 FAULTS: dict[str, Fault] = {

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
-from backend.demo.faults import EVERY_FAULT, SERVICES
+from backend.demo.faults import EVERY_FAULT, SECOND, SERVICES
 
 # The control port answers at once or is not there.
 ANSWER_SECONDS = 5.0
@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("name", choices=[*EVERY_FAULT, "off"], help="the fault, or off to clear them all")
     parser.add_argument(
-        "--service", choices=SERVICES, default="catalogue", help="who fails (default: catalogue)"
+        "--service", choices=(*SERVICES, *SECOND), default="catalogue", help="who fails (default: catalogue)"
     )
     parser.add_argument("--path", default="*", help="which path, such as /avatar/preview (default: all)")
     parser.add_argument("--times", type=int, help="how many calls (default: until cleared)")

@@ -31,10 +31,11 @@ class DemoSession:
     latency_seconds: float
 
     @classmethod
-    def begin(cls, settings: Settings, latency_seconds: float) -> "DemoSession":
+    def begin(cls, settings: Settings, latency_seconds: float, *, second: bool = False) -> "DemoSession":
         """Start the world; it ends with this process. Raises DemoError.
 
-        A gateway on port 0 gets a world on free ports, others the ports that the services really have.
+        A gateway on port 0 gets a world on free ports, others the ports that the services really have. With
+        `second`, catalogue and model have another address each, on a free port.
         """
         if not settings.loopback:
             raise DemoError(
@@ -43,6 +44,7 @@ class DemoSession:
         ports = ("catalogue", "manager", "model", "retrieval", "control")
         free = [*(f"--{name}-port=0" for name in ports), "--instance-ports=auto"]
         command = [sys.executable, "-m", "backend.demo", "--exit-with-parent", f"--latency={latency_seconds}"]
+        command += ["--second"] if second else []
         world = subprocess.Popen(  # noqa: S603 - our own interpreter and module
             command + (free if settings.port == 0 else []),
             stdout=subprocess.PIPE,
@@ -57,11 +59,11 @@ class DemoSession:
         return cls(
             world,
             {
-                "AVATAR_SERVICE_URL": ready["catalogue"],
+                "AVATAR_SERVICE_URL": _addresses(ready, "catalogue"),
                 "AVATAR_MANAGER_URL": ready["manager"],
                 "AVATAR_INSTANCE_HOST": "127.0.0.1",
                 "AVATAR_INSTANCE_PORTS": "1024-65535" if instance_ports == "auto" else instance_ports,
-                "LLM_URL": ready["model"],
+                "LLM_URL": _addresses(ready, "model"),
                 "RAG_URL": ready["retrieval"],
                 # Of its own, so that what is tried out never meets what people entrusted to a real one.
                 "DATABASE_URL": f"sqlite:///{settings.gateway_instance_dir / 'demo.db'}",
@@ -92,6 +94,10 @@ avatar gateway on {url}, with a demo world ({self.latency_seconds:g} s for its s
   load    {sys.executable} test_async_performance.py --base-url {url}
   faults  {sys.executable} -m backend.demo fault hang --control {self.control_url}   (off: fault off)
 """
+
+
+def _addresses(ready: Mapping[str, str], name: str) -> str:
+    return ",".join(ready[each] for each in (name, f"{name}-2") if each in ready)
 
 
 def prepare_accounts(flask: Flask) -> None:

@@ -53,6 +53,8 @@ class Settings:
     max_live_sessions: int = 8
     list_form: bool = False
     model_stays_open: bool = False
+    # Catalogue and model at a second address each, on free ports.
+    second: bool = False
 
     @classmethod
     def free(
@@ -62,6 +64,7 @@ class Settings:
         capacity: int = 5,
         list_form: bool = False,
         model_stays_open: bool = False,
+        second: bool = False,
     ) -> Self:
         """Settings for a test: every port is a free one."""
         return cls(
@@ -75,6 +78,7 @@ class Settings:
             capacity=capacity,
             list_form=list_form,
             model_stays_open=model_stays_open,
+            second=second,
         )
 
 

@@ -9,7 +9,7 @@ from typing import Self
 from backend.demo.answers import Answer, Headers, as_detail, as_json
 from backend.demo.catalogue import Catalogue
 from backend.demo.control import Control
-from backend.demo.faults import SERVICES, Switchboard
+from backend.demo.faults import SECOND, SERVICES, Switchboard
 from backend.demo.manager import Manager
 from backend.demo.model import Model
 from backend.demo.retrieval import Retrieval
@@ -62,11 +62,11 @@ class World:
         self.latency = Latency(self.settings.latency_seconds)
         switchboard = Switchboard()
         host = self.settings.host
+        names = (*SERVICES, *SECOND) if self.settings.second else SERVICES
         self._services = {
-            name: Service(name, host, switchboard, MISSING[name], HEADERS[name])
-            for name in (*SERVICES, "control")
+            name: Service(name, host, switchboard, *_manners(name)) for name in (*names, "control")
         }
-        played = {name: self._services[name] for name in SERVICES}
+        played = {name: self._services[name] for name in names}
         self._catalogue = Catalogue(self.latency, self.settings.list_form)
         self._model = Model(self.latency, self.settings.model_stays_open)
         self._retrieval = Retrieval(self.latency)
@@ -132,10 +132,22 @@ class World:
             ("model", self.settings.model_port, self._model.routes()),
             ("retrieval", self.settings.retrieval_port, self._retrieval.routes()),
             ("control", self.settings.control_port, self.control.routes()),
+            *(self._second_doors() if self.settings.second else ()),
         )
+
+    def _second_doors(self) -> tuple[tuple[str, int, Routes], ...]:
+        """Two addresses of the catalogue share their avatars, those of the model no conversation."""
+        model = Model(self.latency, self.settings.model_stays_open)
+        return ("catalogue-2", 0, self._catalogue.routes()), ("model-2", 0, model.routes())
 
     async def _open(self, name: str, port: int, routes: Routes) -> Listener:
         try:
             return await self._services[name].open(port, routes)
         except OSError as error:
             raise PortTaken(port, f"--{name}-port", error) from error
+
+
+def _manners(name: str) -> tuple[Answer, Headers]:
+    """What the framework of a service says of routes that it has not, and what it adds to every answer."""
+    first = name.removesuffix("-2")
+    return MISSING[first], HEADERS[first]

@@ -37,12 +37,16 @@ def register(app: Flask, mounts: tuple[Mount, ...]) -> None:
         _add(app, mount)
 
 
+def upstream_of(mount: Mount) -> Upstream:
+    return Upstream.at(f"mount {mount.prefix}", *mount.upstream, max_calls=mount.max_calls)
+
+
 def _overlap(one: str, other: str) -> bool:
     return (one + "/").startswith(other + "/") or (other + "/").startswith(one + "/")
 
 
 def _add(app: Flask, mount: Mount) -> None:
-    upstream = Upstream.at(f"mount {mount.prefix}", mount.upstream, max_calls=mount.max_calls)
+    upstream = upstream_of(mount)
     rules = Rules(
         Timeouts(first_byte=mount.timeout, idle=mount.timeout, total=mount.total),
         int(mount.max_body_mb * MEGABYTE),

@@ -2,9 +2,14 @@
 
 ```
 closed ── FAILURES in a row ──► open ── a pause later, one call as a probe ──► answered: closed
-                                 ▲                                             failed: a longer pause
-                                 └─────────────────────────────────────────────┘
+   │                             ▲                                             failed: a longer pause
+   │                             └─────────────────────────────────────────────┘
+   └──── a health check found nobody ──► down ── a health check is answered ──► closed
 ```
+
+A check that is answered while calls fail knows nothing of their trouble: then a call is the probe. Where
+calls or checks had reached nobody, its answer is news. After one that was not answered, no call goes until
+one is.
 """
 
 import time
@@ -29,6 +34,7 @@ class Breaker:
         self._failures = 0
         self._pause = FIRST_PAUSE_SECONDS
         self._next_probe: float | None = None
+        self.down = False
 
     @property
     def open(self) -> bool:
@@ -36,8 +42,9 @@ class Breaker:
 
     @property
     def seconds_left(self) -> float:
-        """How long until the next call may go."""
-        return 0.0 if self._next_probe is None else max(0.0, self._next_probe - self._clock())
+        """How long until the next call may go; while it is down, about how long until it is looked at."""
+        left = 0.0 if self._next_probe is None else max(0.0, self._next_probe - self._clock())
+        return min(left, LONGEST_PAUSE_SECONDS)
 
     def admits(self) -> bool:
         """Say whether a call may go. While open, it is the one probe of this pause."""
@@ -48,21 +55,27 @@ class Breaker:
         self._wait()
         return True
 
-    def failed(self, *, probe: bool) -> None:
-        """A call failed; `probe` tells whether it was admitted while open."""
+    def failed(self, *, probe: bool, sent: bool = True) -> None:
+        """A call failed; `probe`: it was admitted while open, `sent`: it may have reached somebody."""
         self._failures += 1
+        self.down = self.down or not sent
         if self.open:
             if probe:  # others went out before it opened, and say nothing new
                 self._next_probe = max(self._next_probe or 0.0, self._clock() + self._pause / 2)
         elif self._failures >= FAILURES:
             self._wait()
 
+    def found_down(self, seconds: float) -> None:
+        """A health check found nobody: no call goes for so long, when another check is due."""
+        self.down = True
+        self._next_probe = self._clock() + seconds
+
     def _wait(self) -> None:
         self._next_probe = self._clock() + self._pause
         self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
 
     def __repr__(self) -> str:
-        state = f"open for {self.seconds_left:.1f} s" if self.open else "closed"
+        state = f"{'down' if self.down else 'open'} for {self.seconds_left:.1f} s" if self.open else "closed"
         return f"<Breaker {state}, {self._failures} failures>"
 
 
@@ -90,13 +103,23 @@ class Breakers:
         breaker = self._troubled.get(origin)
         return 0.0 if breaker is None else breaker.seconds_left
 
-    def failed(self, origin: str, *, probe: bool) -> None:
-        self._troubled.setdefault(origin, Breaker(self._clock)).failed(probe=probe)
+    def failed(self, origin: str, *, probe: bool, sent: bool = True) -> None:
+        self._troubled.setdefault(origin, Breaker(self._clock)).failed(probe=probe, sent=sent)
 
     def answered(self, origin: str, *, probe: bool) -> None:
         """An address answered: calls that went out before it was given up do not bring it back."""
         if self._troubled and (probe or not self.is_open(origin)):
             self._troubled.pop(origin, None)
+
+    def found_down(self, origin: str, seconds: float) -> None:
+        """A health check found nobody at an address; that holds for so long without another check."""
+        self._troubled.setdefault(origin, Breaker(self._clock)).found_down(seconds)
+
+    def found_up(self, origin: str) -> None:
+        """A health check was answered: an address that was down is back."""
+        breaker = self._troubled.get(origin)
+        if breaker is not None and breaker.down:
+            self.readmit(origin)
 
     def readmit(self, origin: str) -> None:
         """Forget what was before: something new lives at this address."""

@@ -259,9 +259,11 @@ def _upstreams(settings: Settings) -> Iterator[tuple[str, str, str, str, State]]
         yield "catalogue", url, "/avatar/get_avatars", "AVATAR_SERVICE_URL", "fault"
     for url in settings.avatar_manager_url:
         yield "manager", url, "/health", "AVATAR_MANAGER_URL", "fault"
-    yield "chat model", settings.llm_url, "/health", "LLM_URL", "fault"
-    # Answers are given without it, too.
-    yield "retrieval", settings.rag_url, "/api/public_files", "RAG_URL", "warning"
+    for url in settings.llm_url:
+        yield "chat model", url, "/health", "LLM_URL", "fault"
+    for url in settings.rag_url:
+        # Answers are given without it, too.
+        yield "retrieval", url, "/api/public_files", "RAG_URL", "warning"
 
 
 def _upstream(name: str, url: str, path: str, setting: str, worst: State) -> Callable[[], Iterator[Finding]]:

@@ -7,12 +7,14 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from itertools import count, cycle, islice, repeat
+from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 from backend.errors import UpstreamError, UpstreamUnavailable
+from backend.services.balancing import Dice, Load, Traffic
 from backend.services.breaker import Breakers
 from backend.services.headers import (
     NO_CREDENTIALS,
@@ -28,14 +30,12 @@ from backend.services.http_client import Answer, HttpClient, UpstreamResponse
 from backend.services.policies import (
     WORTH_ANOTHER_TRY,
     Attempt,
-    RetryBudget,
     Timeouts,
     may_ask_again,
     may_retry,
     pause_seconds,
     wait_asked_for,
 )
-from backend.services.slots import Share
 from backend.services.streams import ByteStream, LimitedStream, check_length, in_time, read_whole
 from backend.services.trail import TRAIL
 from backend.services.transports import UpstreamCall
@@ -87,14 +87,15 @@ class Inbound:
 class Upstream:
     """One service and where it lives: scheme and authority, several of them for the same service.
 
-    `max_calls` is how many calls it can work on at once, where that is known.
+    `max_calls` is how many calls it can work on at once, where that is known, all its addresses together.
+    Calls of one `affinity` go to one address while that one is in.
     """
 
     name: str
     origins: tuple[str, ...]
     base_path: bytes = b""
     max_calls: int | None = None
-    _turn: Callable[[], int] = field(default_factory=lambda: count().__next__, repr=False, compare=False)
+    affinity: str | None = None
 
     @classmethod
     def at(cls, name: str, *urls: str, max_calls: int | None = None) -> "Upstream":
@@ -109,12 +110,13 @@ class Upstream:
     def url(self, origin: str, path: str) -> str:
         return origin + self.base_path.decode("ascii") + path
 
-    def in_turn(self) -> Iterator[str]:
-        """Return the addresses for the attempts of one call: calls take turns, a repeated one goes on."""
-        if len(self.origins) == 1:
-            return repeat(self.origins[0])
-        start = self._turn() % len(self.origins)
-        return cycle(self.origins[start:] + self.origins[:start])
+    def sticky(self, key: str) -> "Upstream":
+        """Return the same upstream for the calls of one conversation, or whatever has its place there."""
+        return self if len(self.origins) == 1 else replace(self, affinity=key)
+
+    def apart(self) -> "tuple[Upstream, ...]":
+        """Return each address as an upstream of its own, for what all of them have to be told."""
+        return tuple(replace(self, origins=(origin,), affinity=None) for origin in self.origins)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,34 +137,12 @@ class Forwarded:
     body: UpstreamResponse
 
 
-@dataclass(slots=True)
-class Traffic:
-    """What limits the calls to one upstream."""
-
-    name: str
-    origins: tuple[str, ...]
-    budget: RetryBudget
-    share: Share
-
-
-@dataclass(slots=True)
-class Load:
-    """What the calls to one upstream are doing at present: all instances of a kind are one.
-
-    `in_flight` includes answers that still arrive, `unanswered` does not; `open_breakers` counts addresses.
-    """
-
-    in_flight: int = 0
-    unanswered: int = 0
-    waiting: int = 0
-    open_breakers: int = 0
-
-
 class Forwarder:
     """Sends inbound requests to upstreams and brings the answers back."""
 
-    def __init__(self, client: HttpClient) -> None:
+    def __init__(self, client: HttpClient, dice: Dice = random.randrange) -> None:
         self._client = client
+        self._dice = dice
         self._traffic: dict[tuple[tuple[str, ...], int | None], Traffic] = {}
         self._breakers = Breakers()
         # Whether a service is there is asked also while its calls wait for places.
@@ -188,16 +168,16 @@ class Forwarder:
         self, call: UpstreamCall, upstream: Upstream, passage: Passage = NO_CREDENTIALS
     ) -> Forwarded:
         """Attempt a prepared call until it is answered or may not be repeated."""
-        traffic = self._traffic_of(upstream)
+        traffic = self.traffic(upstream)
 
         def once(origin: str, timeouts: Timeouts) -> Awaitable[UpstreamResponse]:
             same = origin == call.origin and timeouts is call.timeouts
-            return self._client.open(
-                call if same else replace(call, origin=origin, timeouts=timeouts), traffic.share
-            )
+            known = call if same else replace(call, origin=origin, timeouts=timeouts)
+            return self._client.open(known, traffic.places(origin))
 
-        work = Work(call.method, call.timeouts, lambda: _replayable(call.body), once, traffic.budget)
-        response, attempts = await self._attempts(upstream, work)
+        replayable = partial(_replayable, call.body)
+        work = Work(call.method, call.timeouts, replayable, once, traffic, upstream.affinity)
+        response, attempts = await self._attempts(work)
         headers = to_client(response.headers, passage)
         if attempts > 1:
             headers.append((ATTEMPTS, str(attempts).encode("ascii")))
@@ -207,25 +187,38 @@ class Forwarder:
         self, method: str, upstream: Upstream, path: str, timeouts: Timeouts, json: object = None
     ) -> Answer:
         """Make a call of the gateway's own; the answer is read whole, up to a megabyte."""
-        traffic = self._traffic_of(upstream)
+        traffic = self.traffic(upstream)
 
         def once(origin: str, timeouts: Timeouts) -> Awaitable[Answer]:
-            return self._client.ask(method, upstream.url(origin, path), timeouts, json, traffic.share)
+            url = upstream.url(origin, path)
+            return self._client.ask(method, url, timeouts, json, traffic.places(origin))
 
-        work = Work(method, timeouts, lambda: True, once, traffic.budget)
-        answer, attempts = await self._attempts(upstream, work)
+        work = Work(method, timeouts, lambda: True, once, traffic, upstream.affinity)
+        answer, attempts = await self._attempts(work)
         return replace(answer, attempts=attempts) if attempts > 1 else answer
 
     async def probe(self, upstream: Upstream, path: str, timeouts: Timeouts) -> Answer:
         """Ask each address once until one answers, whatever happened before, and draw no conclusions:
         a probe's limits are shorter than what other calls may take."""
-        for left, origin in zip(range(len(upstream.origins), 0, -1), upstream.in_turn(), strict=False):
-            try:
-                return await self._client.ask("GET", upstream.url(origin, path), timeouts, None, self._probes)
-            except UpstreamError:
-                if left == 1:
-                    raise
-        raise AssertionError("an upstream has addresses")
+        *others, last = sorted(upstream.origins, key=self._breakers.is_open)
+        for origin in others:
+            with suppress(UpstreamError):
+                return await self.check(upstream, origin, path, timeouts)
+        return await self.check(upstream, last, path, timeouts)
+
+    async def check(self, upstream: Upstream, origin: str, path: str, timeouts: Timeouts) -> Answer:
+        """Ask one address, whatever happened before, in a place that other calls do not take."""
+        return await self._client.ask("GET", upstream.url(origin, path), timeouts, None, self._probes)
+
+    def traffic(self, upstream: Upstream) -> Traffic:
+        """Return the calls to an upstream: their limits and its addresses."""
+        key = upstream.origins, upstream.max_calls
+        traffic = self._traffic.get(key)
+        if traffic is None:
+            share = self._client.share(upstream.max_calls)
+            traffic = Traffic(upstream.name, upstream.origins, share, self._breakers, self._dice)
+            self._traffic[key] = traffic
+        return traffic
 
     def readmit(self, upstream: Upstream) -> None:
         """Forget earlier failures: something new lives at these addresses."""
@@ -241,30 +234,18 @@ class Forwarder:
         """Return what every upstream called so far is doing, by name."""
         loads: dict[str, Load] = {}
         for traffic in self._traffic.values():
-            load = loads.setdefault(traffic.name, Load())
-            load.in_flight += traffic.share.in_flight
-            load.unanswered += traffic.share.unanswered
-            load.waiting += traffic.share.waiting
-            load.open_breakers += sum(self._breakers.is_open(origin) for origin in traffic.origins)
+            traffic.add_to(loads.setdefault(traffic.name, Load()))
         return loads
 
-    def _traffic_of(self, upstream: Upstream) -> Traffic:
-        key = upstream.origins, upstream.max_calls
-        traffic = self._traffic.get(key)
-        if traffic is None:
-            share = self._client.share(upstream.max_calls)
-            traffic = self._traffic[key] = Traffic(upstream.name, upstream.origins, RetryBudget(), share)
-        return traffic
-
-    async def _attempts(self, upstream: Upstream, work: "Work[T]") -> tuple[T, int]:
-        TRAIL.get().upstream_name = upstream.name
-        work.budget.earn()
-        work.turns = upstream.in_turn()
-        origin = self._admitted(upstream, work.turns)
+    async def _attempts(self, work: "Work[T]") -> tuple[T, int]:
+        traffic = work.traffic
+        TRAIL.get().upstream_name = traffic.name
+        traffic.budget.earn()
+        origin = traffic.next((), work.affinity)
         if origin is None:
-            raise self._unavailable(upstream)
+            raise UpstreamUnavailable(retry_after_seconds=max(1, math.ceil(traffic.seconds_left)))
         outcome = await self._attempt(origin, work.timeouts, work)
-        while (another := self._another(upstream, work, outcome)) is not None:
+        while (another := self._another(work, outcome)) is not None:
             origin, pause = another
             if not isinstance(outcome, UpstreamError):
                 await outcome.aclose()
@@ -275,14 +256,12 @@ class Forwarder:
             raise outcome
         return outcome, len(work.asked)
 
-    def _another(
-        self, upstream: Upstream, work: "Work[T]", outcome: T | UpstreamError
-    ) -> tuple[str, float] | None:
+    def _another(self, work: "Work[T]", outcome: T | UpstreamError) -> tuple[str, float] | None:
         """Return where the next attempt may go and after how many seconds, None when there is none."""
         if not isinstance(outcome, UpstreamError) and outcome.status not in WORTH_ANOTHER_TRY:
             return None
         pause = _pause_before_another(outcome, Attempt(len(work.asked), work.method, work.replayable()))
-        origin = None if pause is None else self._admitted(upstream, work.turns)
+        origin = None if pause is None else work.traffic.next(work.asked, work.affinity)
         if pause is None or origin is None:
             return None
         if origin in work.asked:
@@ -291,7 +270,7 @@ class Forwarder:
             return None
         # Nobody has more to do for a call that reached nobody and goes to another address.
         free = isinstance(outcome, UpstreamError) and not outcome.sent and origin not in work.asked
-        return (origin, pause) if free or work.budget.spend() else None
+        return (origin, pause) if free or work.traffic.budget.spend() else None
 
     async def _attempt(self, origin: str, timeouts: Timeouts, work: "Work[T]") -> T | UpstreamError:
         """Make one attempt, and let the breaker know how it went."""
@@ -300,23 +279,10 @@ class Forwarder:
         try:
             answer = await work.once(origin, timeouts)
         except UpstreamError as error:
-            self._breakers.failed(origin, probe=probe)
+            self._breakers.failed(origin, probe=probe, sent=error.sent)
             return error
         self._breakers.answered(origin, probe=probe)
         return answer
-
-    def _admitted(self, upstream: Upstream, turns: Iterator[str]) -> str | None:
-        """Return the next address that calls may go to."""
-        if self._breakers.calm:
-            return next(turns)
-        for origin in islice(turns, len(upstream.origins)):
-            if self._breakers.admits(origin):
-                return origin
-        return None
-
-    def _unavailable(self, upstream: Upstream) -> UpstreamUnavailable:
-        seconds = min(self._breakers.seconds_left(origin) for origin in upstream.origins)
-        return UpstreamUnavailable(retry_after_seconds=max(1, math.ceil(seconds)))
 
 
 @dataclass(slots=True)
@@ -327,8 +293,8 @@ class Work(Generic[T]):
     timeouts: Timeouts
     replayable: Callable[[], bool]
     once: Callable[[str, Timeouts], Awaitable[T]]
-    budget: RetryBudget
-    turns: Iterator[str] = iter(())  # noqa: RUF009 - it is empty
+    traffic: Traffic
+    affinity: str | None
     asked: list[str] = field(default_factory=list)
     began: float = field(default_factory=time.monotonic)
 

@@ -26,7 +26,7 @@ from backend.services.dialer import Dialer, Upgraded
 from backend.services.direct_transport import DirectTransport
 from backend.services.headers import HOP_BY_HOP, PSEUDONYM, Pair, content_length
 from backend.services.policies import Timeouts
-from backend.services.slots import Share, Slots
+from backend.services.slots import Places, Share, Slots
 from backend.services.streams import ByteStream, unpacked
 from backend.services.trail import TRAIL
 from backend.services.transports import (
@@ -101,7 +101,7 @@ class HttpClient:
             to_the_end=max_calls is not None,
         )
 
-    async def open(self, call: UpstreamCall, share: Share | None = None) -> "UpstreamResponse":
+    async def open(self, call: UpstreamCall, share: Places | None = None) -> "UpstreamResponse":
         """Send one call and return its answer once the head is there.
 
         Raises Overloaded without a free place, UpstreamError for every failure of the upstream, and
@@ -141,7 +141,7 @@ class HttpClient:
         return UpstreamResponse(opened, limits, share, upload)
 
     async def ask(
-        self, method: str, url: str, timeouts: Timeouts, json: object = None, share: Share | None = None
+        self, method: str, url: str, timeouts: Timeouts, json: object = None, share: Places | None = None
     ) -> "Answer":
         """Make a call of the gateway's own through the front door and read the answer whole.
 
@@ -201,13 +201,13 @@ class UpstreamResponse:
     Both go back exactly once, when the body ends, breaks, or is closed.
     """
 
-    def __init__(self, opened: Opened, limits: Limits, share: Share, upload: "Upload | None") -> None:
+    def __init__(self, opened: Opened, limits: Limits, share: Places, upload: "Upload | None") -> None:
         self.status = opened.status
         self.headers = opened.headers
         self.http_version = opened.http_version
         self._opened = opened
         self._limits = limits
-        self._share: Share | None = share
+        self._share: Places | None = share
         self._upload = upload
         # With a known length the end is known with the last byte: no further look at the connection.
         self._left = content_length(opened.headers)

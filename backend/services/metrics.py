@@ -34,6 +34,11 @@ OF_UPSTREAMS = {
     "waiting": ("gateway_upstream_calls_waiting", "Calls that wait for a place."),
     "open_breakers": ("gateway_upstream_breakers_open", "Addresses that calls are kept away from."),
 }
+# Where an upstream has several addresses: by their numbers in the setting, not by where they are.
+OF_ADDRESSES = {
+    "in_flight": ("gateway_upstream_address_calls_in_flight", "Calls in flight to one of several addresses."),
+    "ejected_by": ("gateway_upstream_address_ejected", "Workers that keep calls away from the address."),
+}
 
 Family = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily
 
@@ -104,4 +109,10 @@ def _pool(live: Sequence[Mapping[str, Any]]) -> Iterator[Family]:
         family = GaugeMetricFamily(name, meaning, labels=("upstream",))
         for upstream, load in loads:
             family.add_metric((upstream,), load[key])
+        yield family
+    for key, (name, meaning) in OF_ADDRESSES.items():
+        family = GaugeMetricFamily(name, meaning, labels=("upstream", "address"))
+        for upstream, load in loads:
+            for address in load["addresses"]:
+                family.add_metric((upstream, str(address["number"])), address[key])
         yield family

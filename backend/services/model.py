@@ -79,22 +79,34 @@ class Model:
             raise spoken(error) from error
 
     async def activate(self, name: str) -> str:
-        """Have another model loaded and return what the service says. Raises BadRequest and UpstreamError."""
-        known = "POST", self._upstream, "/activate_model", ACTIVATE_TIMEOUTS, {"model": name}
+        """Have another model loaded, at every address, and return what the service says.
+
+        Raises BadRequest and UpstreamError, also when one address of several does not do it.
+        """
         try:
-            answer = await self._forwarder.ask(*known)
-            told = json_object(answer.status, answer.content, ACTIVATE_BY_STATUS)
+            several = [self._activated(one, name) for one in self._upstream.apart()]
+            answers = await asyncio.gather(*several, return_exceptions=True)
+            failed = [answer for answer in answers if isinstance(answer, BaseException)]
+            if failed:
+                raise failed[0]
         except BadRequest as exc:
             raise BadRequest("The chat service knows no model of that name.") from exc
         except UpstreamError as error:
             raise spoken(error) from error
-        message = told.get("message")
-        return message if isinstance(message, str) and message else "The model was activated."
+        return str(answers[0]) or "The model was activated."
+
+    async def _activated(self, upstream: Upstream, name: str) -> str:
+        asked = {"model": name}
+        answer = await self._forwarder.ask("POST", upstream, "/activate_model", ACTIVATE_TIMEOUTS, asked)
+        told = json_object(answer.status, answer.content, ACTIVATE_BY_STATUS).get("message")
+        return told if isinstance(told, str) else ""
 
     async def _begun(self, prompt: Prompt) -> "ModelAnswer":
         clock = asyncio.get_running_loop().time
         began = clock()
-        forwarded = await self._forwarder.send(self._call(prompt), self._upstream)
+        # The model remembers what was said before, and each address of it for itself.
+        upstream = self._upstream.sticky(prompt.memory_key)
+        forwarded = await self._forwarder.send(self._call(prompt), upstream)
         body = forwarded.body
         try:
             async with asyncio.timeout(max(0.0, self.patience.first - (clock() - began))):

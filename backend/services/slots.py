@@ -3,8 +3,19 @@
 import asyncio
 from collections import deque
 from contextlib import suppress
+from typing import Protocol
 
 from backend.errors import Overloaded
+
+
+class Places(Protocol):
+    """Where a call takes its place, and gives it back."""
+
+    async def acquire(self) -> None: ...
+
+    def answered(self) -> None: ...
+
+    def release(self, *, answered: bool) -> None: ...
 
 
 class Slots:

@@ -11,6 +11,7 @@ from backend.services.sketches import percentiles
 
 SHARES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 BITS = 8
+HEALTHY, SILENT, EJECTED = "healthy", "silent", "ejected"
 
 
 def summary(told: Sequence[Told], now: float | None = None) -> dict[str, Any]:
@@ -47,15 +48,30 @@ def summary(told: Sequence[Told], now: float | None = None) -> dict[str, Any]:
     }
 
 
-def upstreams(live: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+def upstreams(live: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return what calls to each upstream are doing in all workers together."""
-    sums: dict[str, dict[str, int]] = {}
+    sums: dict[str, dict[str, Any]] = {}
     for gauges in live:
         for name, load in gauges["upstreams"].items():
-            known = sums.setdefault(name, dict.fromkeys(load, 0))
+            known = sums.setdefault(name, {key: type(value)() for key, value in load.items()})
             for key, value in load.items():
                 known[key] += value
-    return sums
+    return {name: {**load, "addresses": _addresses(load["addresses"])} for name, load in sums.items()}
+
+
+def _addresses(told: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return each address once; `ejected_by` counts the workers that keep calls away from it."""
+    sums: dict[int, dict[str, Any]] = {}
+    for one in told:
+        number = one["number"]
+        known = sums.setdefault(number, {"number": number, "state": HEALTHY, "ejected_by": 0, "in_flight": 0})
+        known["in_flight"] += one["in_flight"]
+        known["ejected_by"] += one["ejected"]
+        if known["ejected_by"]:
+            known["state"] = EJECTED
+        elif one["silent"]:
+            known["state"] = SILENT
+    return [sums[number] for number in sorted(sums)]
 
 
 def _share(part: int, whole: int) -> float:

@@ -49,6 +49,27 @@ def test_ready_line_tells_where_everything_is(ready: dict[str, Any]) -> None:
             assert answer.status == 200
 
 
+def test_world_with_second_addresses_tells_them_and_one_can_be_killed() -> None:
+    with subprocess.Popen([*DEMO, *FREE, "--second"], cwd=ROOT, stdout=subprocess.PIPE, text=True) as started:
+        assert started.stdout is not None
+        ready = json.loads(started.stdout.readline())
+        control = ready["control"]
+        assert len({ready[name] for name in ("catalogue", "catalogue-2", "model", "model-2")}) == 4
+        done = run("fault", "refuse", "--service", "catalogue-2", "--control", control)
+        assert done.returncode == 0, done.stderr
+        with urllib.request.urlopen(f"{ready['catalogue']}/avatar/get_avatars", timeout=5) as answer:  # noqa: S310
+            assert b"Ada" in answer.read()
+        with pytest.raises(urllib.error.URLError):
+            urllib.request.urlopen(f"{ready['catalogue-2']}/avatar/get_avatars", timeout=5)  # noqa: S310
+        started.kill()
+
+
+def test_fault_of_an_address_that_the_world_has_not_is_refused(ready: dict[str, Any]) -> None:
+    done = run("fault", "refuse", "--service", "model-2", "--control", ready["control"])
+    assert done.returncode == 1
+    assert "--second" in done.stderr
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_ends_it_at_once_and_well(
     process: subprocess.Popen[str], ready: dict[str, Any], number: signal.Signals

@@ -126,6 +126,48 @@ def test_what_is_new_at_an_address_begins_anew(clock: Clock) -> None:
     assert known.admits(HERE)
 
 
+def test_after_a_check_that_found_nobody_no_call_goes_until_one_is_answered(clock: Clock) -> None:
+    known = Breakers(clock)
+    for _ in range(3):
+        known.found_down(HERE, 5.0)
+        clock.now += 4.9
+        assert not known.admits(HERE)
+    assert repr(known) == f"<Breakers {{{HERE!r}: <Breaker down for 0.1 s, 0 failures>}}>"
+    known.answered(HERE, probe=False)  # it went out before, and is no news
+    assert known.is_open(HERE)
+    known.found_up(HERE)
+    assert known.calm
+
+
+def test_check_that_is_not_repeated_holds_up_nobody_for_long(clock: Clock) -> None:
+    known = Breakers(clock)
+    known.found_down(HERE, 5.0)
+    assert known.seconds_left(HERE) == LONGEST_PAUSE_SECONDS
+    clock.now += 5.0
+    assert [known.admits(HERE) for _ in range(5)] == [True] + [False] * 4
+    known.failed(HERE, probe=True)
+    assert known.is_open(HERE)
+
+
+def test_answered_check_is_news_where_calls_reached_nobody_and_not_where_they_failed(clock: Clock) -> None:
+    known = Breakers(clock)
+    for sent in (True, False):
+        for _ in range(FAILURES):
+            known.failed(HERE, probe=False, sent=sent)
+        known.found_up(HERE)
+        assert known.is_open(HERE) == sent
+        known.readmit(HERE)
+
+
+def test_late_failure_of_a_call_does_not_undo_what_a_check_found(clock: Clock) -> None:
+    known = Breakers(clock)
+    known.found_down(HERE, 5.0)
+    known.failed(HERE, probe=False, sent=True)
+    assert known.seconds_left(HERE) == LONGEST_PAUSE_SECONDS
+    known.found_up(HERE)
+    assert known.calm
+
+
 @settings(deadline=None)
 @given(st.lists(st.sampled_from(["ok", "fail", "given up", "wait"]), max_size=300))
 def test_open_breaker_admits_at_most_one_call_a_pause(events: list[str]) -> None:

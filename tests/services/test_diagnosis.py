@@ -119,6 +119,24 @@ def test_service_that_does_not_answer_is_found_with_the_setting_that_leads_to_it
 
 
 @pytest.mark.parametrize(
+    ("what", "setting"),
+    [
+        ("catalogue", "avatar_service_url"),
+        ("manager", "avatar_manager_url"),
+        ("chat model", "llm_url"),
+        ("retrieval", "rag_url"),
+    ],
+)
+def test_every_address_of_a_service_is_looked_at(
+    tmp_path: Path, services: dict[str, Any], what: str, setting: str
+) -> None:
+    for urls in (f"{services[setting]},http://{NOWHERE}", f"http://{NOWHERE},{services[setting]}"):
+        found = examined(tmp_path, **(services | {setting: urls}))[what]
+        assert (found.state, NOWHERE in found.told) != ("ok", False), found
+        assert setting.upper() in found.remedy
+
+
+@pytest.mark.parametrize(
     ("what", "state", "remedy", "plant"),
     [
         ("open files", "fault", "ulimit -Hn", few_files),

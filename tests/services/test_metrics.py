@@ -17,7 +17,19 @@ GAUGES = {
     "lag": 0.25,
     "mean_lag": 0.001,
     "lost_lines": 1,
-    "upstreams": {"manager": {"in_flight": 2, "unanswered": 1, "waiting": 5, "open_breakers": 1}},
+    "upstreams": {
+        "manager": {
+            "in_flight": 2,
+            "unanswered": 1,
+            "waiting": 5,
+            "open_breakers": 1,
+            "addresses": [
+                {"number": 1, "ejected": False, "silent": False, "in_flight": 2},
+                {"number": 2, "ejected": True, "silent": True, "in_flight": 0},
+                {"number": 3, "ejected": False, "silent": True, "in_flight": 1},
+            ],
+        }
+    },
 }
 
 
@@ -52,6 +64,10 @@ def test_prometheus_reads_the_sum_of_all_workers() -> None:
     # What a dead worker was doing it does no more.
     assert found["gateway_workers", ()] == 2
     assert found["gateway_upstream_calls_waiting", (("upstream", "manager"),)] == 10
+    first, second = ((("address", number), ("upstream", "manager")) for number in "12")
+    assert found["gateway_upstream_address_calls_in_flight", first] == 4
+    assert found["gateway_upstream_address_ejected", first] == 0
+    assert found["gateway_upstream_address_ejected", second] == 2
     assert {key[1] for key in found if key[0] == "gateway_requests_in_flight"} == {
         (("worker", "0"),),
         (("worker", "1"),),
@@ -91,7 +107,17 @@ def test_the_summary_says_the_same_for_people() -> None:
     assert document["requests_per_second"] == 0.5  # six in the twelve seconds since the start
     assert document["throughput_mbps"]["sent"] == 0.5
     assert document["upstream_pool"] == {"places": 100, "in_use": 4}
-    assert document["upstreams"] == GAUGES["upstreams"]
+    assert document["upstreams"]["manager"] == {
+        "in_flight": 2,
+        "unanswered": 1,
+        "waiting": 5,
+        "open_breakers": 1,
+        "addresses": [
+            {"number": 1, "state": "healthy", "ejected_by": 0, "in_flight": 2},
+            {"number": 2, "state": "ejected", "ejected_by": 1, "in_flight": 0},
+            {"number": 3, "state": "silent", "ejected_by": 0, "in_flight": 1},
+        ],
+    }
     assert [one["pid"] for one in document["workers"]] == [4711]
     assert document["workers_ended"] == 1
     assert document["workers"][0]["loop_lag_ms"] == {"mean": 1.0, "worst": 250.0}

@@ -11,8 +11,9 @@ from sqlalchemy import event
 
 from backend.config import load
 from backend.services import readiness
+from backend.services.balancing import Load
 from backend.services.database import Database, attach, upgrade
-from backend.services.forwarding import Forwarder, Load, Upstream
+from backend.services.forwarding import Forwarder, Upstream
 from backend.services.loop_lag import LoopLag
 from backend.services.policies import Timeouts
 from backend.services.readiness import Readiness, Report, files_check, loop_check, places_check

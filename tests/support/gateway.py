@@ -213,5 +213,5 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def mount(prefix: str, upstream: str, **over: Any) -> Mapping[str, Any]:
+def mount(prefix: str, upstream: str | list[str], **over: Any) -> Mapping[str, Any]:
     return json.loads(json.dumps({"prefix": prefix, "upstream": upstream, "auth": "none"} | over))
