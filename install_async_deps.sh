@@ -5,7 +5,7 @@ cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")"
 
 usage() {
   cat <<'TEXT'
-usage: bash install_async_deps.sh [--dev] [--no-demo]
+usage: bash install_async_deps.sh [--dev] [--no-demo] [--trace]
 
 Makes .venv and installs the pinned wheels of requirements.txt and requirements-demo.txt.
 
@@ -14,6 +14,7 @@ Makes .venv and installs the pinned wheels of requirements.txt and requirements-
            nginx-light, curl, sqlite3 and rsync; services are neither started nor stopped
   --no-demo  leave out requirements-demo.txt: the demo's avatars then stay mute and unseen,
            and the gateway itself lacks nothing
+  --trace  also requirements-trace.txt, for GATEWAY_TRACES; --dev has it anyway
   --help   show this text
 
 Running it again is quick and harmless: what is up to date is left alone.
@@ -28,11 +29,12 @@ DEV_PACKAGES=(redis-server postgresql chromium nginx-light curl sqlite3 rsync)
 IMPORTS="import flask, greenlet, granian, httpx, hypercorn, psycopg, pydantic, pyreqwest, sqlalchemy"
 
 main() {
-  local level=run demo=yes files=(requirements.txt)
+  local level=run demo=yes trace=no files=(requirements.txt)
   for option in "$@"; do
     case $option in
       --dev) level=dev ;;
       --no-demo) demo=no ;;
+      --trace) trace=yes ;;
       -h | --help) usage; exit 0 ;;
       *) usage >&2; fail "unknown option $option" ;;
     esac
@@ -41,6 +43,7 @@ main() {
     files+=(requirements-demo.txt)
     IMPORTS+=", aiortc, av, espeakng_loader, numpy, PIL"
   fi
+  if [[ $level == dev || $trace == yes ]]; then files+=(requirements-trace.txt); fi
   if [[ $level == dev ]]; then files+=(requirements-dev.txt); fi
   choose_python
   if [[ $level == dev ]]; then install_packages; fi

@@ -4,10 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from flask import Flask
 
-from backend import cli, doctor, hooks, openapi
+from backend import VERSION, cli, doctor, hooks, openapi
 from backend.asgi import Bridge, GatewayFlask
 from backend.config import Settings
 from backend.context import EXTENSION, Gateway
@@ -47,7 +48,9 @@ from backend.services.mail import Mail
 from backend.services.model import Model
 from backend.services.narration import Narration
 from backend.services.notifications import Notifications
+from backend.services.occupancy import crowds
 from backend.services.own_account import OwnAccount
+from backend.services.panel import Panel, Sources
 from backend.services.passwords import Passwords
 from backend.services.pictures import Pictures
 from backend.services.profiles import Profiles
@@ -59,7 +62,9 @@ from backend.services.signalling import Signalling
 from backend.services.signing_key import load_key
 from backend.services.threads import Threads
 from backend.services.tokens import Tokens
+from backend.services.traces import tracer_of
 from backend.services.verification import Verification
+from backend.services.viewers import Viewers
 from backend.services.watching import Watching
 from backend.services.websocket.sockets import Sockets
 
@@ -91,11 +96,21 @@ def create_app(settings: Settings) -> Application:
     hooks.register(flask, Cors(settings.cors_origins), mounts.socket_prefixes(settings.gateway_mounts))
     cli.register(flask)
     doctor.register(flask)
+    tracer = gateway.watching.face.tracer = tracer_of(settings)
     life = _lifespan(flask, gateway, shared, threads)
     counted = gateway.watching.figures if settings.gateway_figures else None
     observer = Observer(RequestLog(settings.slow_request_seconds), counted)
-    bridge = Bridge(flask, life, threads=threads, observer=observer, timed=settings.gateway_figures)
+    bridge = Bridge(
+        flask,
+        life,
+        threads=threads,
+        observer=observer,
+        timed=settings.gateway_figures,
+        follow=None if tracer is None else tracer.begun,
+    )
+    bridge.at_stop.append(gateway.viewers.close)
     gateway.watching.face.bridge = bridge
+    gateway.watching.face.viewers = gateway.viewers
     return Application(flask, bridge)
 
 
@@ -168,6 +183,7 @@ def _gateway(flask: Flask, settings: Settings, key: str, shared: Shared) -> Gate
     administration = Administration(store, passwords, tokens, instances, pictures)
     chats = Chats(store)
     watching = Watching.of(settings, client, forwarder)
+    readiness = _readiness(settings, store, forwarder, upstreams, watching, shared)
     return Gateway(
         settings=settings,
         database=store,
@@ -198,12 +214,13 @@ def _gateway(flask: Flask, settings: Settings, key: str, shared: Shared) -> Gate
         administration=administration,
         audit=Audit(store),
         language_models=LanguageModels(forwarder, upstreams.model),
-        readiness=_readiness(settings, store, forwarder, upstreams, watching, shared),
+        readiness=readiness,
         health_checks=HealthChecks(
             forwarder, upstreams.checked(settings), every_seconds=settings.gateway_check_seconds
         ),
         watching=watching,
         sockets=Sockets(forwarder, tokens, revocation_seconds=settings.gateway_revocation_seconds),
+        viewers=_viewers(watching, store, tokens, readiness),
         chats=chats,
         answering=_answering(forwarder, upstreams, chats, instances),
     )
@@ -231,6 +248,11 @@ def _readiness(
     return Readiness(store, forwarder, probed, checks, link=shared.link)
 
 
+def _viewers(watching: Watching, store: Database, tokens: Tokens, readiness: Readiness) -> Viewers:
+    sources = Sources(lambda: tokens.count, partial(crowds, store), readiness.report)
+    return Viewers(Panel(VERSION, watching, sources))
+
+
 def _answering(forwarder: Forwarder, upstreams: Upstreams, chats: Chats, instances: Instances) -> Answering:
     return Answering(
         Helpers(
@@ -251,6 +273,9 @@ def _lifespan(
         """Open everything in order; close it in reverse, also when opening stops midway."""
         async with AsyncExitStack() as stack:
             stack.callback(threads.close)
+            if (tracer := gateway.watching.face.tracer) is not None:
+                stack.push_async_callback(asyncio.to_thread, tracer.close)
+                tracer.start()
             stack.push_async_callback(gateway.database.aclose)
             stack.push_async_callback(gateway.passwords.aclose)
             await asyncio.to_thread(database.upgrade, flask)
@@ -273,6 +298,7 @@ def _lifespan(
             stack.push_async_callback(gateway.readiness.aclose)
             await stack.enter_async_context(gateway.watching.opened())
             stack.push_async_callback(gateway.sockets.aclose)
+            stack.push_async_callback(gateway.viewers.aclose)
             yield
 
     return life

@@ -21,7 +21,9 @@ from backend.exchange import CURRENT, SEND_STALL_SECONDS, Exchange, Send
 from backend.request_body import Receive, RequestBody, Scope
 from backend.responses import EXCHANGE, GatewayResponse
 from backend.routing import ROUTE, Matches, NoSession
+from backend.services.headers import Headers
 from backend.services.threads import Threads
+from backend.services.traces import Trace
 from backend.shortcut import Shortcut, direct
 from backend.websockets import Handshake
 from backend.wsgi import BackgroundLoop, Life
@@ -73,7 +75,9 @@ class Bridge:
         threads: Threads,
         observer: Observer,
         timed: bool = False,
+        follow: Callable[[Headers], Trace | None] | None = None,
     ) -> None:
+        self._follow = follow
         self._flask = flask
         self._life = life
         self._observer = observer
@@ -86,6 +90,8 @@ class Bridge:
         # Granian tells of a malformed body as of a client that left, and says 500 where nothing was said.
         self.answers_leavers = False
         self._handshakes: dict[Handshake, asyncio.Task[Any]] = {}
+        # Done when the server stops: answers that never end by themselves would hold it up.
+        self.at_stop: list[Callable[[], None]] = []
         self._shortcut = Shortcut(flask, flask.matches)
         flask.after_request(_noted)  # the last to be added, and so the first of the application's to run
         for endpoint, view in flask.view_functions.items():
@@ -103,6 +109,11 @@ class Bridge:
             case other:
                 raise ValueError(f"unknown ASGI scope {other}")
 
+    def stopping(self) -> None:
+        """The server closes its door and waits for the calls in flight; harmless when told again."""
+        for act in self.at_stop:
+            act()
+
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = Exchange(
             self._flask,
@@ -113,6 +124,8 @@ class Bridge:
             timed=self._timed,
             stall_seconds=self.stall_seconds,
         )
+        if self._follow is not None:
+            exchange.trail.trace = self._follow(scope["headers"])
         self.in_flight += 1
         CURRENT.set(exchange)
         try:

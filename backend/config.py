@@ -26,6 +26,8 @@ from backend.forms import (
     PortRange,
     RateLimit,
     Seconds,
+    SigningKey,
+    TraceOutlet,
     address,
     check_mail_server,
     check_pair,
@@ -126,7 +128,7 @@ class Settings(BaseModel):
         description="`redis://:password@host:6379/0`, `rediss://` for TLS: limits count for all processes "
         "together, and ended sign-ins are known everywhere at once; without it, limits count per worker.",
     )
-    jwt_secret_key: SecretStr | None = Field(
+    jwt_secret_key: SigningKey | None = Field(
         None, description="Signing key, 32 bytes or more; unset: made once under instance/, mode 0600."
     )
     cors_origins: Origins = Field(
@@ -148,6 +150,13 @@ class Settings(BaseModel):
         None,
         description="Folder where workers tell each other their figures; unset: `run.py` makes one, and "
         "removes it. Totals in a folder of your own outlive a restart.",
+    )
+
+    gateway_traces: TraceOutlet = Field(
+        "off", description="Where spans go: terminal, file or OTLP collector; needs requirements-trace.txt."
+    )
+    gateway_traces_per_second: int = Field(
+        20, ge=1, le=100_000, description="Requests that a worker follows each second at most."
     )
 
     gateway_view_threads: int = Field(
@@ -212,13 +221,6 @@ class Settings(BaseModel):
     @classmethod
     def _of_a_redis(cls, value: SecretStr | None) -> SecretStr | None:
         return None if value is None else SecretStr(redis_url(value.get_secret_value()))
-
-    @field_validator("jwt_secret_key")
-    @classmethod
-    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and len(value.get_secret_value().encode()) < 32:
-            raise ValueError("needs at least 32 bytes")
-        return value
 
     @field_validator("smtp_url")
     @classmethod

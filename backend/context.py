@@ -43,6 +43,7 @@ from backend.services.speech import Models
 from backend.services.streams import ByteStream, LimitedStream, check_length, in_time, read_whole
 from backend.services.tokens import Principal, Tokens
 from backend.services.verification import Verification
+from backend.services.viewers import Viewers
 from backend.services.watching import Watching
 from backend.services.websocket.sockets import Sockets
 from backend.wsgi import WsgiBody, raw_headers, raw_target
@@ -87,6 +88,7 @@ class Gateway:
     answering: Answering
     watching: Watching
     sockets: Sockets
+    viewers: Viewers
 
 
 def gateway() -> Gateway:
@@ -200,9 +202,9 @@ async def caller(*, passive: bool = False, offered: str | None = None) -> Princi
     return principal
 
 
-async def tutor() -> Principal:
+async def tutor(*, passive: bool = False) -> Principal:
     """Return the asking tutor. Raises NotAuthenticated and NotAllowed."""
-    principal = await caller()
+    principal = await caller(passive=passive)
     if not principal.is_tutor:
         raise NotAllowed("Only tutors may do this.")
     return principal

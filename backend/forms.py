@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Literal, get_args
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
 HttpVersion = Literal["auto", "1.1", "2"]
 
@@ -156,6 +156,21 @@ def check_mail_server(url: str) -> None:
         raise ValueError("needs user and password or neither, in ASCII without spaces")
 
 
+def _trace_outlet(value: object) -> str:
+    text = str(value).strip()
+    if text in ("off", "console") or (text.startswith("file:") and len(text) > len("file:")):
+        return text
+    if text.startswith(("http://", "https://")):
+        return _base_url(text)
+    raise ValueError("needs off, console, file:PATH or the form http://host:4318/v1/traces")
+
+
+def _long_enough(value: SecretStr) -> SecretStr:
+    if len(value.get_secret_value().encode()) < 32:
+        raise ValueError("needs at least 32 bytes")
+    return value
+
+
 def check_sender(address: str) -> None:
     """Raise ValueError for what cannot be the sender of a mail."""
     atom, label = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+", r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"
@@ -164,6 +179,8 @@ def check_sender(address: str) -> None:
 
 
 BaseUrl = Annotated[str, BeforeValidator(_base_url)]
+SigningKey = Annotated[SecretStr, AfterValidator(_long_enough)]
+TraceOutlet = Annotated[str, BeforeValidator(_trace_outlet)]
 BaseUrls = Annotated[tuple[str, ...], BeforeValidator(_base_urls)]
 PortRange = Annotated[tuple[int, int], BeforeValidator(_port_range)]
 Origins = Annotated[tuple[str, ...], BeforeValidator(_origins)]

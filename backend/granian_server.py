@@ -71,7 +71,7 @@ def _work(settings: Settings, sock: socket.socket, pulse: Connection) -> None:
     settle_memory()
 
     def application() -> Any:
-        follow(pulse, settings, CLOSING_SECONDS)
+        follow(pulse, settings, CLOSING_SECONDS, bridge.stopping)
         asyncio.get_event_loop().call_soon(_close_sockets_first, bridge)
         return bridge
 

@@ -3,7 +3,8 @@
 from backend.errors import ClientGone, InternalError
 from backend.exchange import Exchange
 from backend.request_log import RequestLog
-from backend.services.figures import Figures, Trouble
+from backend.services.figures import METHODS, Figures, Trouble
+from backend.services.traces import Trace, Value
 
 GONE = Trouble(ClientGone.source, ClientGone.code)
 # Class of an answer by the first digit of its status.
@@ -20,9 +21,13 @@ class Observer:
 
     def __call__(self, exchange: Exchange) -> None:
         status = exchange.status or 0
+        if exchange.trail.watches and exchange.broken is None:
+            return
         trouble = None
         if status >= 400 or status == 0 or exchange.client_gone or exchange.broken is not None:
             trouble = trouble_of(exchange)
+        if exchange.trail.trace is not None:
+            _followed(exchange, exchange.trail.trace, trouble)
         if self._figures is not None:
             kind = LEFT if exchange.client_gone else BROKEN if exchange.broken else KINDS[status // 100]
             self._figures.count(
@@ -36,6 +41,25 @@ class Observer:
                 exchange.trail.head if exchange.relay is not None else None,
             )
         self._log(exchange, trouble)
+
+
+def _followed(exchange: Exchange, trace: Trace, trouble: Trouble | None) -> None:
+    """Note the span of an exchange: templates and codes, no path, no query, nobody's name."""
+    trail, method = exchange.trail, exchange.scope["method"]
+    method = method if method in METHODS else "_OTHER"
+    values: dict[str, Value] = {
+        "http.request.method": method,
+        "http.route": trail.route,
+        "gateway.request_id": trail.request_id,
+        "gateway.own_ms": round(trail.own * 1e3, 3),
+        "gateway.wait_ms": round(trail.wait * 1e3, 3),
+    }
+    if exchange.status is not None:
+        values["http.response.status_code"] = exchange.status
+    if trouble is not None:
+        values["gateway.error"] = trouble.code
+    wrong = trouble.code if trouble is not None and trouble.source != "client" else None
+    trace.finish(f"{method} {trail.route}", trail.began, values, wrong)
 
 
 def trouble_of(exchange: Exchange) -> Trouble:

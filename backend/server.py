@@ -112,7 +112,7 @@ def _serve_here(settings: Settings, sock: socket.socket, pulse: Connection | Non
     try:
         with asyncio.Runner(loop_factory=_loop_factory(settings)) as runner:
             if pulse is not None:
-                runner.get_loop().call_soon(follow, pulse, settings, CLOSING_SECONDS)
+                runner.get_loop().call_soon(follow, pulse, settings, CLOSING_SECONDS, app.stopping)
             runner.run(_until_stopped(app, config, sock, settings.gateway_drain_seconds))
     except LifespanFailureError:
         return 1  # the bridge has logged why

@@ -35,6 +35,9 @@ FOLDER = "avatar-gateway-"
 # What comes from the keyboard or a closed terminal reaches every process of the group; workers leave it
 # to their supervisor, or each Ctrl-C would be two signals, and the second one ends at once.
 OF_THE_TERMINAL = {signal.SIGINT, signal.SIGHUP}
+# Tells a worker that a stop comes: Granian keeps the news of SIGTERM from the application until all calls are
+# over, and there are answers that end only when they are told so.
+NOTICE = signal.SIGUSR1
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 Work = Callable[[Settings, socket.socket, Connection], None]
@@ -129,6 +132,14 @@ class Worker:
             while self.pulse.poll():
                 self.pulse.recv_bytes()
                 self.silent = 0
+
+    def stop(self) -> None:
+        """Ask it to end; the notice before would kill one that does not listen yet."""
+        self.listen()
+        if self.silent is not None and self.process.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.process.pid, NOTICE)
+        self.process.terminate()
 
     def kill(self) -> None:
         if self.process.is_alive():
@@ -242,7 +253,7 @@ class Supervisor:
             self._sock.close()
             for worker in self._workers:
                 if worker.process.is_alive():
-                    worker.process.terminate()
+                    worker.stop()
         late = time.monotonic() >= self._deadline
         if late:
             self._deadline = math.inf
@@ -252,11 +263,14 @@ class Supervisor:
                 worker.kill()
 
 
-def follow(pulse: Connection, settings: Settings, closing_seconds: float) -> None:
+def follow(
+    pulse: Connection, settings: Settings, closing_seconds: float, stopping: Callable[[], None]
+) -> None:
     """Tie this worker, on its loop, to its supervisor: tell it that the loop turns, and end after it.
 
-    A worker whose supervisor died finishes its calls as after SIGTERM; the kernel's timer, which needs no
-    loop, ends it `closing_seconds` after the grace.
+    `stopping` is called when the supervisor gives notice, or dies. A worker whose supervisor died finishes
+    its calls as after SIGTERM; the kernel's timer, which needs no loop, ends it `closing_seconds` after the
+    grace.
     """
     loop = asyncio.get_event_loop()
     parent = multiprocessing.parent_process()
@@ -272,9 +286,11 @@ def follow(pulse: Connection, settings: Settings, closing_seconds: float) -> Non
         if parent is not None:
             loop.remove_reader(parent.sentinel)
         log.warning("the supervisor has gone: finishing the calls in flight")
+        stopping()
         signal.setitimer(signal.ITIMER_REAL, settings.gateway_drain_seconds + closing_seconds)
         os.kill(os.getpid(), signal.SIGTERM)
 
+    loop.add_signal_handler(NOTICE, stopping)
     beat()
     if parent is not None:
         loop.add_reader(parent.sentinel, orphaned)

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from benchmarks import command, gateway, report, upstream, usage
+from benchmarks import command, gateway, report, upstream, usage, viewers
 from benchmarks.calls import Connection, Told, in_turn
 from benchmarks.figures import Limit, Spread, at_most, differences, percentile, ratios
 from benchmarks.machine import described, require
@@ -25,7 +25,8 @@ from benchmarks.subjects import Running, Stage
 
 TOOLS = ("nginx", "taskset", "setpriv")
 VERSIONS = ("flask", "hypercorn", "granian", "uvloop", "ddsketch", "prometheus_client")
-SWITCHES: Mapping[str, str] = {"on": "true", "off": "false", "again": "false"}
+OFF = {"GATEWAY_FIGURES": "false"}
+SWITCHES: Mapping[str, Mapping[str, str]] = {"on": {"GATEWAY_FIGURES": "true"}, "off": OFF, "again": OFF}
 # Short beside avatar calls, long beside a client that waits for its turn on the core.
 UPSTREAM_SECONDS = 0.2
 USERS = 4
@@ -85,6 +86,11 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--calls", type=command.whole(10, 100_000), default=400, metavar="N", help="of each turn"
     )
+    parser.add_argument(
+        "--everything",
+        action="store_true",
+        help="with traces into a file and two who look at the dashboard",
+    )
     parser.add_argument("--only", choices=gateway.SERVERS, default=None, help="one server")
     return parser.parse_args(arguments)
 
@@ -98,7 +104,7 @@ def main(asked: argparse.Namespace, folder: Path) -> int:
     with Stage.set_up(folder) as stage:
         os.sched_setaffinity(0, {stage.cores.load})
         for server in servers:
-            costs.append(_cost(stage, server, asked.turns, asked.calls))
+            costs.append(_cost(stage, server, asked))
             times[server] = _times(stage, server)
     lines = [*_cost_lines(costs), *_time_lines(times)]
     columns = ("what", "at most", "goal", "measured", "turns", "")
@@ -123,11 +129,13 @@ def main(asked: argparse.Namespace, folder: Path) -> int:
 
 
 @contextmanager
-def _alike(stage: Stage, server: str) -> Iterator[dict[str, Running]]:
+def _alike(stage: Stage, server: str, everything: bool) -> Iterator[dict[str, Running]]:
     """Run one gateway with figures and two without."""
     with ExitStack() as stack:
         running = {}
-        for name, value in SWITCHES.items():
+        for name, switches in SWITCHES.items():
+            watched = everything and name == "on"
+            traces = {"GATEWAY_TRACES": f"file:{stage.folder / 'traces.jsonl'}"} if watched else {}
             served = gateway.served(
                 server,
                 stage.account,
@@ -135,9 +143,12 @@ def _alike(stage: Stage, server: str) -> Iterator[dict[str, Running]]:
                 stage.cores.measured,
                 stage.files,
                 stage.sink,
-                GATEWAY_FIGURES=value,
+                **switches,
+                **traces,
             )
             it = stack.enter_context(served)
+            if watched:
+                stack.enter_context(viewers.watching(it.url, 2))
             running[name] = Running(it.process, it.url + gateway.FILES, it.url + gateway.SINK, it.headers)
         # A sign-in ends the one before it: all gateways of the account take the last one's.
         yield {
@@ -146,10 +157,10 @@ def _alike(stage: Stage, server: str) -> Iterator[dict[str, Running]]:
         }
 
 
-def _cost(stage: Stage, server: str, turns: int, calls: int) -> Cost:
-    report.progress(f"{server}: {turns} turns")
-    with _alike(stage, server) as running:
-        return Cost(server, **asyncio.run(_in_turns(running, turns, calls)))
+def _cost(stage: Stage, server: str, asked: argparse.Namespace) -> Cost:
+    report.progress(f"{server}: {asked.turns} turns")
+    with _alike(stage, server, asked.everything) as running:
+        return Cost(server, **asyncio.run(_in_turns(running, asked.turns, asked.calls)))
 
 
 async def _in_turns(running: Mapping[str, Running], turns: int, calls: int) -> dict[str, list[float]]:

@@ -52,6 +52,8 @@ FORMS: dict[object, str] = {
     forms.HttpVersions: "`http://host:port=2`, several with commas",
     forms.RateLimit: "`20/minute`",
     forms.Seconds: "seconds",
+    forms.SigningKey: "text, *secret*",
+    forms.TraceOutlet: "`off`, `console`, `file:PATH` or `http://host:port/path`",
     tuple[Mount, ...]: "JSON list",
 }
 

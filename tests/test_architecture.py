@@ -110,6 +110,7 @@ KNOWN_TO_THE_BRIDGE = {
     "recent",
     "streams",
     "threads",
+    "traces",
     "trail",
     "websocket",
 }
@@ -129,6 +130,7 @@ OWNERS = {
     "limits": {"services.rate_limits"},
     "ddsketch": {"services.sketches"},
     "prometheus_client": {"services.metrics"},
+    "opentelemetry": {"services.span_export"},
     "argon2": {"services.passwords"},
     "aiosmtplib": {"services.mail"},
     "pydantic": {"config", "forms", "mount", "doctor", "context", "openapi", "operations", "schemas"},
@@ -153,6 +155,7 @@ WALL_CLOCK = {
     "services.file_store": "how old a file is, by the time that the disk notes",
     "services.picture_store": "the age of files, which the disk tells by the time of day",
     "exchange": "the Date header",
+    "services.span_export": "when a span was, for a collector elsewhere",
     "demo.catalogue": "when an avatar was made",
     "demo.manager": "how long it has run, which it tells as the real one does",
     "demo.model": "when a piece was made, which it tells as the real one does",

@@ -34,9 +34,11 @@ from benchmarks.stream import head, parsed
 from benchmarks.subjects import AIOHTTP, DIRECT, GRANIAN, SUBJECTS
 from benchmarks.table import options as table_options
 from benchmarks.uploads import Uploaded
+from benchmarks.viewers import watching
 from benchmarks.wrk import UNITS
 from benchmarks.wrk import parsed as wrk_parsed
 from tests.support import websocket
+from tests.support.gateway import spawned
 
 ROOT = Path(__file__).resolve().parents[1]
 SMOKE_SECONDS = 60.0
@@ -512,6 +514,20 @@ def test_times_that_answers_tell_are_set_beside_those_outside() -> None:
     assert said.difference == pytest.approx(10)
     with pytest.raises(ValueError, match="does not tell"):
         timed([Told(0.0, 0.06, 200, b"HTTP/1.1 200 ")])
+
+
+def test_the_dashboard_is_looked_at_from_a_thread_while_something_else_happens(tmp_path: Path) -> None:
+    with spawned(tmp_path) as served, watching(served.url, 2) as crowd:
+        end = time.monotonic() + 30
+        while crowd.events < 4:
+            assert time.monotonic() < end
+            time.sleep(0.1)
+    with (
+        spawned(tmp_path, GATEWAY_FIGURES="false") as served,
+        pytest.raises(Failure, match="refused"),
+        watching(served.url, 1),
+    ):
+        pass
 
 
 def test_what_seeing_costs_is_compared_turn_by_turn() -> None:

@@ -421,3 +421,18 @@ def test_any_text_is_a_plain_url_or_is_told_the_form(text: str) -> None:
 def test_any_text_is_a_list_of_mounts_or_is_told_the_form(text: str) -> None:
     result = read_or_refused("GATEWAY_MOUNTS", text)
     assert result.startswith("GATEWAY_MOUNTS") if isinstance(result, str) else result.gateway_mounts == ()
+
+
+@pytest.mark.parametrize(
+    "value", ["off", "console", "file:/srv/traces.jsonl", "http://127.0.0.1:4318/v1/traces"]
+)
+def test_traces_go_to_one_of_four_places(value: str) -> None:
+    assert load({"GATEWAY_TRACES": value}, None).gateway_traces == value
+
+
+@pytest.mark.parametrize(
+    "value", ["on", "file:", "ftp://x", "http://", "http://u:p@host/", "http://host/?x=1"]
+)
+def test_traces_go_nowhere_else(value: str) -> None:
+    with pytest.raises(SettingsError, match="GATEWAY_TRACES: "):
+        load({"GATEWAY_TRACES": value}, None)

@@ -1,5 +1,6 @@
 """Figures of several worker processes, on both servers: one whole, whoever answers and whoever dies."""
 
+import json
 import os
 import signal
 import time
@@ -80,6 +81,40 @@ def test_a_killed_supervisors_folder_is_removed_by_the_next(tmp_path: Path, serv
     with working(tmp_path, server):
         assert left not in folders(tmp_path)
         assert len(folders(tmp_path)) == 1
+
+
+@BOTH
+def test_a_stop_does_not_wait_for_those_who_look_at_the_dashboard(tmp_path: Path, server: str) -> None:
+    with (
+        spawned(tmp_path, f"--server={server}", "--workers=2", GATEWAY_DRAIN_SECONDS="80") as gateway,
+        httpx.Client(base_url=gateway.url, trust_env=False, timeout=30) as http,
+        http.stream("GET", "/api/stats/stream") as answer,
+    ):
+        lines = answer.iter_lines()
+        assert next(lines) == "event: points"
+        gateway.process.send_signal(signal.SIGTERM)
+        assert gateway.process.wait(40) == 0
+        assert [*lines][-1] == ""  # the stream ended, and was not cut
+        assert "were cut" not in gateway.log.read_text()
+
+
+@BOTH
+def test_any_workers_stream_has_the_points_of_all(tmp_path: Path, server: str) -> None:
+    with working(tmp_path, server) as gateway:
+        for _ in range(40):
+            assert ask(gateway, "/api/ping").status_code == 200
+        with (
+            httpx.Client(base_url=gateway.url, trust_env=False, timeout=30) as http,
+            http.stream("GET", "/api/stats/stream") as answer,
+        ):
+            seen: dict[int, dict[str, Any]] = {}
+            for line in answer.iter_lines():
+                if line.startswith('data: {"now"'):
+                    told = json.loads(line.removeprefix("data: "))
+                    seen |= {point["number"]: point for point in told["points"]}
+                if sum(point["rate"] for point in seen.values()) * 5 > 39:
+                    break
+        assert max(point["workers"] for point in seen.values()) == 2
 
 
 def test_one_process_needs_no_folder(tmp_path: Path) -> None:

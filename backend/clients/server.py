@@ -41,7 +41,13 @@ async def serve(application: Application, config: Config, sock: socket, stop: as
             await stop.wait()
         finally:
             server.close()
+            # The gateway's own wants to know; other applications need not.
+            getattr(application, "stopping", _nothing)()
             await clients.close(config.graceful_timeout)
+
+
+def _nothing() -> None:
+    """What an application does at a stop that it does not care about."""
 
 
 @contextlib.asynccontextmanager

@@ -1,5 +1,6 @@
-"""The console: a small page to try the gateway with; it signs in like any other client."""
+"""The gateway's own pages: a console to try it with, and a dashboard; both are clients like any other."""
 
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 from flask import Flask
@@ -8,10 +9,12 @@ from backend.context import inbound
 from backend.errors import NotFound
 from backend.responses import GatewayResponse, shown
 from backend.services.headers import first
-from backend.services.pages import read_folder
+from backend.services.pages import Page, read_folder
 from backend.shortcut import direct
 
-FOLDER = Path(__file__).parents[1] / "web" / "console"
+WEB = Path(__file__).parents[1] / "web"
+FOLDER = WEB / "console"
+DASHBOARD = WEB / "dashboard"
 INDEX = "index.html"
 # Scripts and styles come from files of this origin alone; previews are made into blobs by the page.
 POLICY = (
@@ -21,9 +24,14 @@ POLICY = (
 
 
 def register(app: Flask) -> None:
-    """Add `/console` and its files; they are read here, once."""
-    pages = read_folder(FOLDER)
+    """Add `/console`, `/dashboard` and their files; they are read here, once."""
+    for folder in (FOLDER, DASHBOARD):
+        show = _shown(read_folder(folder))
+        for rule in (f"/{folder.name}", f"/{folder.name}/<name>"):
+            app.add_url_rule(rule, folder.name, show, methods=["GET"])
 
+
+def _shown(pages: Mapping[str, Page]) -> Callable[..., Awaitable[GatewayResponse]]:
     @direct
     async def show(name: str = INDEX) -> GatewayResponse:
         page = pages.get(name)
@@ -31,5 +39,4 @@ def register(app: Flask) -> None:
             raise NotFound
         return shown(page, POLICY, first(inbound().headers, b"if-none-match"))
 
-    for rule in ("/console", "/console/<name>"):
-        app.add_url_rule(rule, "console", show, methods=["GET"])
+    return show

@@ -4,19 +4,23 @@ import asyncio
 import ipaddress
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import TypeVar
 
 from flask import Blueprint
 
 from backend import VERSION
 from backend.context import bearer, gateway, inbound, tutor
-from backend.errors import GatewayError, NotFound
+from backend.errors import GatewayError, NotAllowed, NotFound
 from backend.operations import Raw, operation
-from backend.responses import GatewayResponse, answer
+from backend.responses import GatewayResponse, StreamedResponse, answer
 from backend.services import metrics
 from backend.services.board import Told
-from backend.services.headers import first
+from backend.services.headers import Pair, first
 from backend.services.summary import summary
+from backend.services.tokens import Tokens
+from backend.services.trail import TRAIL
+from backend.services.viewers import Check
 from backend.shortcut import direct
 
 T = TypeVar("T")
@@ -26,6 +30,22 @@ figures = Blueprint("figures", __name__)
 STORE_SECONDS = 1.0
 # Whoever says so is a proxy, and speaks for others, who may be anywhere.
 OF_PROXIES = (b"x-forwarded-for", b"x-forwarded-host", b"forwarded", b"via", b"x-real-ip")
+
+EVENT_STREAM: list[Pair] = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store"),
+    # nginx would hold events back until a page of them is full.
+    (b"x-accel-buffering", b"no"),
+]
+EVENTS = Raw(
+    ("text/event-stream",),
+    {
+        "type": "object",
+        "description": "The `data` of an event: `points` (five seconds each, at first a quarter of an hour), "
+        "`state` (every five seconds) or `now` (every second). Comment lines are signs of life.",
+        "additionalProperties": True,
+    },
+)
 
 
 @figures.get("/api/stats", endpoint="api_stats")
@@ -44,6 +64,26 @@ async def stats() -> GatewayResponse:
     document = await _told(summary)
     sessions = {"signed_in": gateway().tokens.count, "avatars": await _avatars()}
     return answer({"version": VERSION, **document, "sessions": sessions})
+
+
+@figures.get("/api/stats/stream")
+@operation(
+    "The same as it changes, for the dashboard: events without end.",
+    tag="health",
+    access="tutor",
+    errors=(404, 503),
+    answers={200: EVENTS},
+    description="Begins with the last quarter of an hour. Ends when the sign-in does, or the gateway. "
+    "503 when too many look already. Needs no sign-in from the machine that the gateway runs on.",
+)
+@direct
+async def stream() -> GatewayResponse:
+    await _permitted(passive=True)
+    token = bearer()
+    check: Check | None = None if token is None else partial(_still_tutor, gateway().tokens, token)
+    viewer = gateway().viewers.join(check)
+    TRAIL.get().watches = True
+    return StreamedResponse(200, [*EVENT_STREAM], viewer)
 
 
 @figures.get("/metrics")
@@ -69,12 +109,18 @@ async def _avatars() -> int | None:
     return None
 
 
-async def _permitted() -> None:
+async def _still_tutor(tokens: Tokens, token: str) -> None:
+    """Raises NotAuthenticated and NotAllowed when the sign-in has ended, or the role."""
+    if not (await tokens.verify(token)).is_tutor:
+        raise NotAllowed
+
+
+async def _permitted(*, passive: bool = False) -> None:
     """Raises NotAuthenticated and NotAllowed, and NotFound where nothing is counted."""
     if not gateway().settings.gateway_figures:
         raise NotFound("This gateway does not count its requests.")
     if bearer() is not None or not _is_from_here():
-        await tutor()
+        await tutor(passive=passive)
 
 
 def _is_from_here() -> bool:

@@ -95,14 +95,14 @@ class Traffic:
         origins: Sequence[str],
         share: Share,
         breakers: Breakers,
-        dice: Dice = random.randrange,
+        dice: Dice | None = None,
     ) -> None:
         self.name = name
         self.share = share
         self.budget = RetryBudget()
         self.addresses = {origin: Address(origin, share) for origin in origins}
         self._breakers = breakers
-        self._dice = dice
+        self._dice = dice or random.Random().randrange  # noqa: S311 - a generator of its own, no secret
         self._only = origins[0] if len(self.addresses) == 1 else None
 
     def places(self, origin: str) -> Places:

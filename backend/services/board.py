@@ -81,6 +81,20 @@ class Board:
         mine = await self._publish()
         return [mine, *await asyncio.to_thread(self._others, self._folder, self._seat)]
 
+    async def seen(self) -> list[Told]:
+        """Return the same, but do not promise anybody that it outlives this worker: nothing is written."""
+        mine = Told(self._figures.taken(), self._gauges(), self._seat or 0)
+        if self._folder is None or self._seat is None:
+            return [mine]
+        return [mine, *await asyncio.to_thread(self._others, self._folder, self._seat)]
+
+    @property
+    def place(self) -> Path | None:
+        """The folder with this worker's number in it, for what else the workers tell each other."""
+        if self._folder is None or self._seat is None:
+            return None
+        return self._folder / str(self._seat)
+
     async def _keep_publishing(self) -> None:
         while True:
             await self._publish()

@@ -88,9 +88,11 @@ class Slot:
     own_seconds: float = 0.0
     durations: sketches.Counts = field(default_factory=sketches.empty)
     owns: sketches.Counts = field(default_factory=sketches.empty)
+    # How many of the errors were whose fault.
+    faults: dict[str, int] = field(default_factory=dict)
 
     def copy(self) -> "Slot":
-        return replace(self, durations=self.durations[:], owns=self.owns[:])
+        return replace(self, durations=self.durations[:], owns=self.owns[:], faults=dict(self.faults))
 
     def packed(self) -> list[Any]:
         return [
@@ -103,13 +105,15 @@ class Slot:
             self.own_seconds,
             sketches.packed(self.durations),
             sketches.packed(self.owns),
+            self.faults,
         ]
 
     @classmethod
     def unpacked(cls, told: list[Any]) -> "Slot":
-        *numbers, durations, owns = told
+        *numbers, durations, owns, faults = told
         slot = cls(*numbers)
         slot.durations, slot.owns = sketches.unpacked(durations), sketches.unpacked(owns)
+        slot.faults = dict(faults)
         return slot
 
     @classmethod
@@ -121,6 +125,9 @@ class Slot:
             setattr(whole, name, sum(getattr(part, name) for part in parts))
         whole.durations = sketches.added(part.durations for part in parts)
         whole.owns = sketches.added(part.owns for part in parts)
+        for part in parts:
+            for source, count in part.faults.items():
+                whole.faults[source] = whole.faults.get(source, 0) + count
         return whole
 
 
@@ -142,6 +149,11 @@ class Counts:
     def whole(self) -> Slot:
         """Everything since the start."""
         return Slot.together((self.past, *self.slots))
+
+    @property
+    def requests(self) -> int:
+        """How many of them there were."""
+        return self.past.requests + sum(slot.requests for slot in self.slots)
 
     def lately(self, now: float) -> Slot:
         """What was counted in the last minute, or in somewhat less."""

@@ -25,6 +25,11 @@ class Trouble(NamedTuple):
     code: str
 
 
+def end_of_slot(now: float) -> float:
+    """Return the next moment at which slots begin, in all workers of a machine at once."""
+    return (now // SLOT_SECONDS + 1) * SLOT_SECONDS
+
+
 class Figures:
     """The counts of this process, or what it took over and its own."""
 
@@ -35,7 +40,7 @@ class Figures:
         self._series = self._counts.series
         self._noted: list[Noted] = []
         self._slot = Slot(self.began)
-        self._slot_ends = self.began + SLOT_SECONDS
+        self._slot_ends = end_of_slot(self.began)
         self._counts.slots.append(self._slot)
 
     def count(
@@ -92,6 +97,7 @@ class Figures:
                 head_took[place(coarse, head)] += 1
             if trouble is not None:
                 slot.errors += 1
+                slot.faults[trouble.source] = slot.faults.get(trouble.source, 0) + 1
                 error = (*trouble, trail.upstream_name or "")
                 self._counts.errors[error] = self._counts.errors.get(error, 0) + 1
         slot.requests += len(noted)
@@ -103,6 +109,12 @@ class Figures:
         if now >= self._slot_ends:
             self._turn(now)
         return self._counts.copy()
+
+    def slot_between(self, began: float, ended: float) -> Slot:
+        """Return what was counted in a slot that is over."""
+        if self._clock() >= self._slot_ends:
+            self._turn(self._clock())
+        return Slot.together(slot for slot in self._counts.slots if began <= slot.began < ended)
 
     def take_over(self, counts: Counts) -> None:
         """Go on from what another process had counted: totals only ever grow."""
@@ -124,7 +136,7 @@ class Figures:
         counts.past = Slot.together((counts.past, *(slot for slot in counts.slots if slot.began <= oldest)))
         counts.slots = [slot for slot in counts.slots if slot.began > oldest]
         self._slot = Slot(now)
-        self._slot_ends = now + SLOT_SECONDS
+        self._slot_ends = end_of_slot(now)
         counts.slots.append(self._slot)
 
     def __repr__(self) -> str:

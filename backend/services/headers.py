@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
 from backend.errors import BadFraming, BadTarget
+from backend.services.traceparent import checked
 
 Pair = tuple[bytes, bytes]
 Headers = Sequence[Pair]
@@ -173,6 +174,8 @@ def to_upstream(headers: Headers, origin: Origin, passage: Passage = NO_CREDENTI
         if pair[0] not in dropped and (b"_" not in pair[0] or pair[0].replace(b"_", b"-") not in dropped)
     ]
     names = {name for name, _ in kept}
+    if b"traceparent" in names or b"tracestate" in names:
+        kept = checked(kept)
     # Said by the gateway, so that no client library says it: both mean the same as saying nothing.
     if b"accept" not in names:
         kept.append((b"accept", b"*/*"))

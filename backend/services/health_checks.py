@@ -39,7 +39,7 @@ class HealthChecks:
         upstreams: Sequence[Upstream],
         *,
         every_seconds: float,
-        dice: Callable[[], float] = random.random,
+        dice: Callable[[], float] | None = None,
     ) -> None:
         self._forwarder = forwarder
         self._upstreams = upstreams
@@ -48,7 +48,7 @@ class HealthChecks:
         self._timeouts = Timeouts(first_byte=answer, idle=answer, total=answer)
         # Without another check for so long, nobody looks any more, and calls find out by themselves.
         self._holds_seconds = 2 * every_seconds + answer
-        self._dice = dice
+        self._dice = dice or random.Random().random  # noqa: S311 - a generator of its own, no secret
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:

@@ -6,7 +6,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from time import perf_counter
 from typing import Any, TypeVar, cast
@@ -28,6 +28,7 @@ from backend.services.headers import HOP_BY_HOP, PSEUDONYM, Pair, content_length
 from backend.services.policies import Timeouts
 from backend.services.slots import Places, Share, Slots
 from backend.services.streams import ByteStream, unpacked
+from backend.services.traces import Call
 from backend.services.trail import TRAIL
 from backend.services.transports import (
     HttpxTransport,
@@ -116,6 +117,10 @@ class HttpClient:
         finally:
             placed = perf_counter()
             trail.wait += placed - asked
+        traced = None
+        if trail.trace is not None:
+            traced = trail.trace.call(call.method, trail.upstream_name)
+            call = replace(call, headers=traced.joined(call.headers))
         limits = Limits(call.timeouts)
         whole = call.body is None or isinstance(call.body, bytes)
         upload = None if whole else Upload(cast(ByteStream, call.body), limits)
@@ -128,7 +133,9 @@ class HttpClient:
             if not (200 <= opened.status < 600 or switched):  # such as a switch that nobody asked for
                 await opened.aclose()
                 raise UpstreamGarbage
-        except BaseException:
+        except BaseException as error:
+            if traced is not None:
+                traced.finish(getattr(error, "code", "cancelled"))
             if upload is not None:
                 upload.close()
             limits.close()
@@ -138,7 +145,9 @@ class HttpClient:
             trail.upstream += perf_counter() - placed
         if upload is None:
             share.answered()
-        return UpstreamResponse(opened, limits, share, upload)
+        if traced is not None:
+            traced.answered(opened.status)
+        return UpstreamResponse(opened, limits, share, upload, traced)
 
     async def ask(
         self, method: str, url: str, timeouts: Timeouts, json: object = None, share: Places | None = None
@@ -201,7 +210,14 @@ class UpstreamResponse:
     Both go back exactly once, when the body ends, breaks, or is closed.
     """
 
-    def __init__(self, opened: Opened, limits: Limits, share: Places, upload: "Upload | None") -> None:
+    def __init__(
+        self,
+        opened: Opened,
+        limits: Limits,
+        share: Places,
+        upload: "Upload | None",
+        traced: Call | None = None,
+    ) -> None:
         self.status = opened.status
         self.headers = opened.headers
         self.http_version = opened.http_version
@@ -209,6 +225,7 @@ class UpstreamResponse:
         self._limits = limits
         self._share: Places | None = share
         self._upload = upload
+        self._traced = traced
         # With a known length the end is known with the last byte: no further look at the connection.
         self._left = content_length(opened.headers)
 
@@ -221,7 +238,9 @@ class UpstreamResponse:
             return b""
         try:
             chunk = await self._limits.chunk(self._opened.read())
-        except BaseException:
+        except BaseException as error:
+            if self._traced is not None:
+                self._traced.finish(getattr(error, "code", "cancelled"))
             await self.aclose()
             raise
         if self._left is not None:
@@ -255,6 +274,8 @@ class UpstreamResponse:
         if share is None:
             return
         self._limits.close()
+        if self._traced is not None:
+            self._traced.finish()
         if self._upload is not None:
             self._upload.close()
         try:

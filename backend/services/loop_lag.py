@@ -1,6 +1,7 @@
 """How late the event loop is: whatever holds it up holds everybody up."""
 
 import asyncio
+import math
 from collections import deque
 
 BEAT_SECONDS = 0.25
@@ -29,6 +30,11 @@ class LoopLag:
     def worst_seconds(self) -> float:
         """How late the latest timer of the last ten seconds was."""
         return max(self._late, default=0.0)
+
+    def worst_of(self, seconds: float) -> float:
+        """How late the latest timer of the last so many seconds was, of ten at most."""
+        beats = math.ceil(seconds / BEAT_SECONDS)
+        return max(list(self._late)[-beats:], default=0.0)
 
     @property
     def mean_seconds(self) -> float:

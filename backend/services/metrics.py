@@ -26,6 +26,7 @@ OF_WORKERS = {
     "places_in_use": ("gateway_upstream_places_in_use", "Upstream calls in flight."),
     "lag": ("gateway_loop_lag_seconds", "How late a timer of the last ten seconds was at worst."),
     "uptime": ("gateway_worker_uptime_seconds", "How long the worker runs."),
+    "lost_spans": ("gateway_spans_lost", "Spans of traces that could not be kept or delivered."),
     "lost_lines": ("gateway_log_lines_lost", "Log lines that could not be kept or written."),
 }
 OF_UPSTREAMS = {

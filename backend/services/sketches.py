@@ -59,8 +59,22 @@ def unpacked(bins: Mapping[str, int]) -> Counts:
 def percentiles(counts: Sequence[int], shares: Iterable[float]) -> list[float | None]:
     """Return the durations that these shares of all do not exceed, in seconds; None where nothing was
     counted."""
+    return _quantiles(((number, count) for number, count in enumerate(counts) if count), shares)
+
+
+def percentiles_of_packed(
+    several: Iterable[Mapping[str, int]], shares: Iterable[float]
+) -> list[float | None]:
+    """Return the same of several packed sketches together.
+
+    Raises ValueError and IndexError for what was not packed here.
+    """
+    filled = ((int(number), count) for bins in several for number, count in bins.items())
+    return _quantiles(filled, shares)
+
+
+def _quantiles(filled: Iterable[tuple[int, int]], shares: Iterable[float]) -> list[float | None]:
     sketch = DDSketch(ACCURACY)
-    for middle, count in zip(_MIDDLES, counts, strict=True):
-        if count:
-            sketch.add(middle, count)
+    for number, count in filled:
+        sketch.add(_MIDDLES[number], count)
     return [sketch.get_quantile_value(share) for share in shares]

@@ -36,6 +36,7 @@ def summary(told: Sequence[Told], now: float | None = None) -> dict[str, Any]:
         "gateway_ms": _times(lately, whole, "owns", "own_seconds"),
         "routes": _routes(counts),
         "in_flight": sum(gauges["in_flight"] for gauges in live),
+        "viewers": sum(gauges["viewers"] for gauges in live),
         "upstream_pool": {
             "places": sum(gauges["places"] for gauges in live),
             "in_use": sum(gauges["places_in_use"] for gauges in live),
@@ -43,6 +44,7 @@ def summary(told: Sequence[Told], now: float | None = None) -> dict[str, Any]:
         "upstreams": upstreams(live),
         "uptime_seconds": round(uptime, 1),
         "lost_log_lines": sum(gauges["lost_lines"] for gauges in live),
+        "lost_spans": sum(gauges["lost_spans"] for gauges in live),
         "workers": [_worker(one) for one in told if one.gauges is not None],
         "workers_ended": len(told) - len(live),
     }

@@ -7,6 +7,8 @@ from contextvars import ContextVar, copy_context
 from time import perf_counter
 from typing import Any, TypeVar
 
+from backend.services.traces import Trace
+
 T = TypeVar("T")
 
 UNMATCHED = "unmatched"
@@ -37,10 +39,12 @@ class Trail:
         "reading",
         "request_id",
         "route",
+        "trace",
         "upstream",
         "upstream_head",
         "upstream_name",
         "wait",
+        "watches",
     )
 
     def __init__(self, request_id: str = "-") -> None:
@@ -54,6 +58,10 @@ class Trail:
         self.head: float | None = None
         self.own = 0.0
         self.upstream_head = 0.0
+        # Where it is followed through several programs; None where it is not, or nothing is.
+        self.trace: Trace | None = None
+        # The stream of a dashboard: it is not counted, or it would be seen in the picture that it brings.
+        self.watches = False
 
     def answered(self) -> None:
         """The head of the answer is about to be sent."""
@@ -92,5 +100,7 @@ TRAIL: ContextVar[Trail] = ContextVar("trail", default=Trail())  # noqa: B039 - 
 def shared(work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
     """Start work for which several requests wait: it leaves a trail of its own, under the same request id."""
     context = copy_context()
-    context.run(TRAIL.set, Trail(TRAIL.get().request_id))
+    asked_for, trail = TRAIL.get(), Trail(TRAIL.get().request_id)
+    trail.trace = asked_for.trace
+    context.run(TRAIL.set, trail)
     return asyncio.get_running_loop().create_task(work, context=context)

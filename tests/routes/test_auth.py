@@ -29,6 +29,8 @@ PUBLIC = {
     ("GET", "/docs"),
     ("GET", "/docs/offer"),
     ("GET", "/console"),
+    ("GET", "/dashboard"),
+    ("GET", "/dashboard/offer"),
     ("GET", "/console/offer"),
 }
 

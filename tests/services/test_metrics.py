@@ -17,6 +17,8 @@ GAUGES = {
     "lag": 0.25,
     "mean_lag": 0.001,
     "lost_lines": 1,
+    "lost_spans": 2,
+    "viewers": 1,
     "upstreams": {
         "manager": {
             "in_flight": 2,
