@@ -2,10 +2,9 @@
 
 import json
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from dotenv import dotenv_values
 from pydantic import (
@@ -23,7 +22,6 @@ from backend.forms import (
     CheckSeconds,
     HttpVersion,
     HttpVersions,
-    Method,
     Origins,
     PortRange,
     RateLimit,
@@ -38,36 +36,13 @@ from backend.forms import (
     redis_url,
     secrets_of,
 )
+from backend.mount import Mount as Mount
 
 PREFIX = "GATEWAY_"
 
 
 class SettingsError(Exception):
     """Every bad setting at once, one line each: name, problem, allowed form; never a secret value."""
-
-
-class Mount(BaseModel):
-    """One extra pass-through mount of GATEWAY_MOUNTS."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    prefix: str
-    upstream: BaseUrls
-    auth: Literal["required", "optional", "none"]
-    methods: tuple[Method, ...] = ("GET",)
-    max_body_mb: Annotated[float, Field(ge=0, le=10_240)] = 100
-    timeout: Seconds = 60
-    total: Seconds | None = None
-    cookies: bool = False
-    max_calls: Annotated[int | None, Field(ge=1, le=100_000)] = None
-    http_version: HttpVersion | None = None
-
-    @field_validator("prefix")
-    @classmethod
-    def _plain_path(cls, value: str) -> str:
-        if not re.fullmatch(r"(/[A-Za-z0-9_.~-]+)+", value) or re.search(r"/\.{1,2}(/|$)", value):
-            raise ValueError("needs the form /api/live")
-        return value
 
 
 class Settings(BaseModel):

@@ -18,7 +18,7 @@ ALLOWED: dict[str, set[str]] = {
     "run": {"app", "config", "exchange", "request_body", "server", "granian_server", "demo.session"},
     "allocator": set(),
     "server": {"allocator", "app", "clients", "config", "http2", "services", "supervisor"},
-    "clients": {"clients", "idle", "services"},
+    "clients": {"clients", "errors", "idle", "services"},
     "supervisor": {"config"},
     "http2": {"http2"},
     "idle": set(),
@@ -57,7 +57,18 @@ ALLOWED: dict[str, set[str]] = {
     "operations": set(),
     "openapi": {"errors", "operations", "schemas"},
     "schemas": {"schemas", "models"},
-    "asgi": {"exchange", "request_body", "responses", "routing", "services", "shortcut", "switch", "wsgi"},
+    "asgi": {
+        "exchange",
+        "request_body",
+        "responses",
+        "routing",
+        "services",
+        "shortcut",
+        "switch",
+        "websockets",
+        "wsgi",
+    },
+    "websockets": {"request_body", "services"},
     "shortcut": {"exchange", "responses", "routing"},
     "routing": {"services"},
     "exchange": {"errors", "patrol", "request_body", "responses", "services"},
@@ -70,7 +81,8 @@ ALLOWED: dict[str, set[str]] = {
     "services": {"config", "errors", "models", "services"},
     "migrations": {"models", "services"},
     "models": {"models"},
-    "config": {"forms"},
+    "config": {"forms", "mount"},
+    "mount": {"forms"},
     "forms": set(),
     "errors": set(),
     # The demo world stands alone; only its session, which starts it, knows the gateway.
@@ -87,6 +99,7 @@ OF_THE_BRIDGE = {
     "routing",
     "shortcut",
     "switch",
+    "websockets",
     "wsgi",
 }
 KNOWN_TO_THE_BRIDGE = {
@@ -99,6 +112,7 @@ KNOWN_TO_THE_BRIDGE = {
     "threads",
     "traces",
     "trail",
+    "websocket",
 }
 
 # Third-party library -> the only modules that may import it.
@@ -119,7 +133,7 @@ OWNERS = {
     "opentelemetry": {"services.span_export"},
     "argon2": {"services.passwords"},
     "aiosmtplib": {"services.mail"},
-    "pydantic": {"config", "forms", "doctor", "context", "openapi", "operations", "schemas"},
+    "pydantic": {"config", "forms", "mount", "doctor", "context", "openapi", "operations", "schemas"},
     "dotenv": {"config"},
     "aiortc": {"demo.live.session", "demo.live.tracks"},
     "av": {"demo.live.tracks", "demo.live.voice"},
