@@ -73,6 +73,7 @@ from backend.services.upkeep import Upkeep
 from backend.services.verification import Verification
 from backend.services.viewers import Viewers
 from backend.services.watching import Watching
+from backend.services.websocket.sockets import Sockets
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def create_app(settings: Settings) -> Application:
     docs.register(flask, openapi.document(flask.url_map.iter_rules(), flask.view_functions))
     console.register(flask)
     mounts.register(flask, settings.gateway_mounts)
-    hooks.register(flask, Cors(settings.cors_origins))
+    hooks.register(flask, Cors(settings.cors_origins), mounts.socket_prefixes(settings.gateway_mounts))
     cli.register(flask)
     doctor.register(flask)
     tracer = gateway.watching.face.tracer = tracer_of(settings)
@@ -226,6 +227,7 @@ def _gateway(flask: Flask, settings: Settings, key: str, shared: Shared) -> Gate
             forwarder, upstreams.checked(settings), every_seconds=settings.gateway_check_seconds
         ),
         watching=watching,
+        sockets=Sockets(forwarder, tokens, revocation_seconds=settings.gateway_revocation_seconds),
         viewers=_viewers(watching, store, tokens, readiness),
         chats=chats,
         answering=_answering(forwarder, upstreams, chats, sessions),
@@ -319,6 +321,7 @@ def _lifespan(
             stack.push_async_callback(gateway.answering.aclose)
             stack.push_async_callback(gateway.readiness.aclose)
             await stack.enter_async_context(gateway.watching.opened())
+            stack.push_async_callback(gateway.sockets.aclose)
             stack.push_async_callback(gateway.viewers.aclose)
             yield
 

@@ -25,6 +25,7 @@ from backend.services.headers import Headers
 from backend.services.threads import Threads
 from backend.services.traces import Trace
 from backend.shortcut import Shortcut, direct
+from backend.websockets import Handshake
 from backend.wsgi import BackgroundLoop, Life
 
 log = logging.getLogger("gateway")
@@ -88,6 +89,7 @@ class Bridge:
         self.stall_seconds = SEND_STALL_SECONDS
         # Granian tells of a malformed body as of a client that left, and says 500 where nothing was said.
         self.answers_leavers = False
+        self._handshakes: dict[Handshake, asyncio.Task[Any]] = {}
         # Done when the server stops: answers that never end by themselves would hold it up.
         self.at_stop: list[Callable[[], None]] = []
         self._shortcut = Shortcut(flask, flask.matches)
@@ -103,7 +105,7 @@ class Bridge:
             case "lifespan":
                 await self._lifespan(receive, send)
             case "websocket":
-                await _decline(receive, send)
+                await self._websocket(scope, receive, send)
             case other:
                 raise ValueError(f"unknown ASGI scope {other}")
 
@@ -141,6 +143,25 @@ class Bridge:
                 )
                 await send({"type": "http.response.body", "body": b""})
             self._observer(exchange)
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A handshake is a request like others: routing, hooks and views answer it."""
+        await receive()  # websocket.connect
+        handshake = Handshake(scope, receive, send)
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - narrows the type
+        self._handshakes[handshake] = task
+        try:
+            await self._http(handshake.scope, handshake.receive, handshake.send)
+        finally:
+            del self._handshakes[handshake]
+
+    async def close_sockets(self, seconds: float) -> None:
+        """Close every WebSocket of a server that is about to stop, and cannot tell them by itself."""
+        for handshake in self._handshakes:
+            handshake.stop()
+        if self._handshakes:
+            await asyncio.wait(self._handshakes.values(), timeout=seconds)
 
     async def _response(self, exchange: Exchange) -> GatewayResponse:
         """Let the application answer: by the short way where there is one, else by Flask's own dispatch."""
@@ -188,12 +209,6 @@ class Bridge:
             await send({"type": f"lifespan.{phase}.failed", "message": str(exc)})
         else:
             await send({"type": "lifespan.shutdown.complete"})
-
-
-async def _decline(receive: Receive, send: Send) -> None:
-    """Close a WebSocket handshake: clients see 403, not a hanging connection."""
-    await receive()
-    await send({"type": "websocket.close", "code": 1008, "reason": "no WebSocket here"})
 
 
 def _in_thread(view: Callable[..., Any], threads: Threads) -> Callable[..., Any]:

@@ -46,6 +46,7 @@ from backend.services.upkeep import Upkeep
 from backend.services.verification import Verification
 from backend.services.viewers import Viewers
 from backend.services.watching import Watching
+from backend.services.websocket.sockets import Sockets
 from backend.wsgi import WsgiBody, raw_headers, raw_target
 
 M = TypeVar("M", bound=BaseModel)
@@ -88,6 +89,7 @@ class Gateway:
     chats: Chats
     answering: Answering
     watching: Watching
+    sockets: Sockets
     viewers: Viewers
 
 
@@ -169,6 +171,12 @@ def _new_request_id() -> str:
     return f"{next(_request_numbers):032x}"
 
 
+def is_handshake() -> bool:
+    """Tell whether the request asks for a WebSocket, and the server that got it can open one."""
+    exchange = CURRENT.get()
+    return exchange is not None and exchange.accept is not None
+
+
 def bearer() -> str | None:
     """Return the caller's token, or None when there is none."""
     value = first(inbound().headers, b"authorization")
@@ -180,12 +188,13 @@ def bearer() -> str | None:
     return token.strip()
 
 
-async def caller(*, passive: bool = False) -> Principal:
+async def caller(*, passive: bool = False, offered: str | None = None) -> Principal:
     """Return who is asking. Raises NotAuthenticated.
 
     The call prolongs the sign-in, but for a passive one: what an open tab asks by itself is no use of it.
+    `offered` is a token that came in another way than by Authorization, and counts where that is missing.
     """
-    token = bearer()
+    token = bearer() or offered
     if token is None:
         raise NotAuthenticated
     tokens = gateway().tokens

@@ -46,6 +46,14 @@ class Cors:
             *named,
         ]
 
+    def may_open(self, request: Headers) -> bool:
+        """Tell whether the sender may open a WebSocket: no browser asks for permission before it does.
+
+        Programs that are no browsers say no Origin.
+        """
+        origin = first(request, b"origin")
+        return origin is None or self._allows(origin, first(request, b"host") or b"")
+
     def _allows(self, origin: bytes, host: bytes) -> bool:
         text = origin.decode("latin-1")
         if self.origins:

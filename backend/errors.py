@@ -13,6 +13,7 @@ GatewayError                          source    status  retry is safe
 │   ├── Conflict                                409     no
 │   ├── TooLarge                                413     no
 │   ├── UnsupportedMedia                        415     no
+│   ├── UpgradeRequired                         426     no
 │   ├── TooManyRequests                         429     yes
 │   └── ClientGone                              499     no (nobody is left to read it)
 ├── InternalError                     gateway   500     no
@@ -130,6 +131,12 @@ class UnsupportedMedia(InboundError):
     status = 415
     code = "unsupported_media"
     default_msg = "This content type or file type is not supported here."
+
+
+class UpgradeRequired(InboundError):
+    status = 426
+    code = "websocket_version"
+    default_msg = "Only version 13 of the WebSocket protocol is spoken here."
 
 
 class TooManyRequests(InboundError):

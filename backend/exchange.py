@@ -12,16 +12,20 @@ from typing import TypeVar
 
 from flask import Flask
 
-from backend.errors import ClientGone, GatewayError
+from backend.errors import ClientGone, GatewayError, InternalError, UpstreamBroken
 from backend.patrol import Patrol
 from backend.request_body import Message, Receive, RequestBody, Scope
-from backend.responses import GatewayResponse, StreamedResponse
+from backend.responses import GatewayResponse, StreamedResponse, UpgradedResponse
 from backend.services.deadline import Deadline
 from backend.services.forwarding import Inbound
 from backend.services.headers import PSEUDONYM, Pair, content_length, first
 from backend.services.trail import TRAIL, Trail
+from backend.services.websocket.relay import Opened, Relay
+from backend.services.websocket.sides import Side
 
 Send = Callable[[Message], Awaitable[None]]
+# Accepts a handshake with these header lines, and gives the client's side of the WebSocket.
+Accept = Callable[[Opened, list[Pair]], Awaitable[Side]]
 
 T = TypeVar("T")
 
@@ -72,6 +76,9 @@ class Exchange:
         self.trouble: type[GatewayError] | None = None
         self.sent_bytes = 0
         self.inbound: Inbound | None = None
+        # How to accept, where this is a WebSocket's handshake.
+        self.accept: Accept | None = scope.get("extensions", {}).get("accept")
+        self.relay: Relay | None = None
         self.trail = Trail()
         TRAIL.set(self.trail)
         self._task = asyncio.current_task()
@@ -92,7 +99,14 @@ class Exchange:
     def seconds(self) -> float:
         return time.perf_counter() - self.trail.began
 
+    @property
+    def received_bytes(self) -> int:
+        """What the client sent: the body, or through a WebSocket."""
+        return self.body.count if self.relay is None else self.relay.received_bytes
+
     def finish(self) -> None:
+        if self.relay is not None:
+            self.sent_bytes = self.relay.sent_bytes
         if self.body.gone and not self.complete:
             self.client_gone = True  # whoever read the body found out
         if self._patrol is not None:
@@ -126,6 +140,9 @@ class Exchange:
             headers = response.raw_headers()
             self.status = response.status_code
             self.trouble = response.trouble
+            if isinstance(response, UpgradedResponse):
+                await self._relay(response.opened, headers)
+                return
             await self._start(self.status, headers)
             if self.scope["method"] == "HEAD" or self.status in _NO_BODY:
                 await self._finish_with(b"")
@@ -151,11 +168,28 @@ class Exchange:
         if self._timed:
             # A line of its own: an upstream's stay what they are.
             headers = [*headers, (b"server-timing", self.trail.timing())]
-        if self._signs:
-            headers = [*headers, (b"server", PSEUDONYM)]
-            if first(headers, b"date") is None:
-                headers.append((b"date", _http_date(int(time.time()))))
+        headers = self._signed(headers)
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def _relay(self, opened: Opened, headers: list[Pair]) -> None:
+        if self.accept is None:
+            raise InternalError
+        self.trail.answered()
+        self.relay = opened.relay
+        side = await self.accept(opened, self._signed(headers))
+        self.complete = True  # the head of the answer is; from here on the relay notices who leaves
+        ending = await opened.relay.run(side)
+        self.client_gone = ending.client_lost
+        if ending.upstream_lost:
+            raise UpstreamBroken
+
+    def _signed(self, headers: list[Pair]) -> list[Pair]:
+        if not self._signs:
+            return headers
+        headers = [*headers, (b"server", PSEUDONYM)]
+        if first(headers, b"date") is None:
+            headers.append((b"date", _http_date(int(time.time()))))
+        return headers
 
     async def _finish_with(self, chunk: bytes) -> None:
         self.complete = True
@@ -232,6 +266,8 @@ class Exchange:
         try:
             if isinstance(response, StreamedResponse):
                 await response.body.aclose()
+            elif isinstance(response, UpgradedResponse):
+                await response.opened.relay.aclose()
         finally:
             if self._context is None:
                 response.close()

@@ -1,6 +1,9 @@
 """Running the gateway on Granian, the other server."""
 
+import asyncio
 import logging
+import os
+import signal
 import socket
 from multiprocessing.connection import Connection
 from typing import Any, NoReturn
@@ -28,6 +31,8 @@ from backend.supervisor import Supervisor, follow, leave, shared_folder
 READ_BUFFER_BYTES = 256 * 1024
 # A worker that waits for hanging calls waits without end: it is ended soon after the grace.
 CLOSING_SECONDS = 1.0
+# What closing WebSockets may take: their clients have two seconds to answer.
+SOCKET_SECONDS = 3.0
 # A silent HTTP/2 connection is asked for a sign of life; without one it ends 20 s later, Granian's default.
 PING_SECONDS = 15.0
 
@@ -67,6 +72,7 @@ def _work(settings: Settings, sock: socket.socket, pulse: Connection) -> None:
 
     def application() -> Any:
         follow(pulse, settings, CLOSING_SECONDS, bridge.stopping)
+        asyncio.get_event_loop().call_soon(_close_sockets_first, bridge)
         return bridge
 
     try:
@@ -77,6 +83,23 @@ def _work(settings: Settings, sock: socket.socket, pulse: Connection) -> None:
         logging.getLogger("gateway.server").exception("the server ended")
         leave(1)
     leave(0)
+
+
+def _close_sockets_first(bridge: Any) -> None:
+    """Have WebSockets closed before Granian stops: it would drop them where they stand.
+
+    Granian stops by SIGTERM and by SIGINT. The first, a supervisor's, is answered here, and then passed on
+    as the second, which workers are not sent otherwise.
+    """
+    loop = asyncio.get_running_loop()
+    stops: list[asyncio.Task[None]] = []
+
+    async def stop() -> None:
+        await bridge.close_sockets(SOCKET_SECONDS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        os.kill(os.getpid(), signal.SIGINT)
+
+    loop.add_signal_handler(signal.SIGTERM, lambda: stops.append(loop.create_task(stop())))
 
 
 def _granian(settings: Settings) -> _OneWorker:

@@ -5,7 +5,7 @@ import logging
 from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 
-from backend.context import inbound
+from backend.context import inbound, is_handshake
 from backend.cors import Cors, is_preflight
 from backend.errors import (
     BadFraming,
@@ -13,9 +13,11 @@ from backend.errors import (
     GatewayError,
     InternalError,
     MethodNotAllowed,
+    NotAllowed,
     NotFound,
     TooLarge,
     UnsupportedMedia,
+    UpgradeRequired,
 )
 from backend.responses import GatewayResponse, answer
 from backend.services.headers import check_framing, check_host, check_target
@@ -32,7 +34,9 @@ _BY_STATUS: dict[int, type[GatewayError]] = {
 }
 
 
-def register(app: Flask, cors: Cors) -> None:
+def register(app: Flask, cors: Cors, sockets_at: tuple[bytes, ...] = ()) -> None:
+    """Add the hooks; `sockets_at` are the prefixes of mounts that take WebSockets, with a slash."""
+
     @app.before_request
     @direct
     def check() -> GatewayResponse | None:
@@ -40,7 +44,12 @@ def register(app: Flask, cors: Cors) -> None:
         check_framing(request.headers, request.origin.http_version)
         check_target(request.path, request.query)
         check_host(request.origin.host)
-        if is_preflight(request.method, request.headers):
+        if is_handshake():
+            if not (request.path + b"/").startswith(sockets_at):
+                raise NotAllowed("No WebSocket is spoken here.")
+            if not cors.may_open(request.headers):
+                raise NotAllowed("This page may not open a WebSocket here.")
+        elif is_preflight(request.method, request.headers):
             response = GatewayResponse(status=204)
             for name, value in cors.preflight(request.headers):
                 response.put(name, value)
@@ -76,6 +85,8 @@ def draw(error: Exception) -> GatewayResponse:
     response.trouble = type(shown)
     if shown.retry_after_seconds is not None:
         response.put(b"retry-after", str(shown.retry_after_seconds).encode("ascii"))
+    if isinstance(error, UpgradeRequired):
+        response.put(b"sec-websocket-version", b"13")
     if isinstance(error, BadFraming):
         response.put(b"connection", b"close")
     if isinstance(error, HTTPException):

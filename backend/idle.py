@@ -1,4 +1,4 @@
-"""Hypercorn's connections, for HTTP/2 and WebSockets, with one thing done cheaper: noticing that one is idle.
+"""Hypercorn's connections, for HTTP/2, with one thing done cheaper: noticing that one is idle.
 
 Hypercorn 0.18 makes and cancels a task, a timer and a lock for every request of a kept connection, a sixth
 of what a small call costs; and a connection whose client has gone stays until the idle time is over.

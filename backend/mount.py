@@ -1,9 +1,9 @@
-"""A pass-through mount, as GATEWAY_MOUNTS says it."""
+"""One pass-through mount as GATEWAY_MOUNTS describes it."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from backend.forms import BaseUrls, HttpVersion, Method, Seconds
 
@@ -23,6 +23,17 @@ class Mount(BaseModel):
     cookies: bool = False
     max_calls: Annotated[int | None, Field(ge=1, le=100_000)] = None
     http_version: HttpVersion | None = None
+    websocket: bool = False
+    max_sockets: Annotated[int, Field(ge=1, le=100_000)] = 10_000
+    max_message_mb: Annotated[float, Field(gt=0, le=1024)] = 16
+    socket_idle: Seconds = 300
+    socket_total: Seconds | None = None
+
+    @model_validator(mode="after")
+    def _handshakes_are_answered(self) -> Self:
+        if self.websocket and "GET" not in self.methods:
+            raise ValueError("websocket: needs GET among the methods, which handshakes have")
+        return self
 
     @field_validator("prefix")
     @classmethod

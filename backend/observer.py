@@ -35,8 +35,10 @@ class Observer:
                 exchange.scope["method"],
                 kind,
                 trouble,
-                exchange.body.count,
+                exchange.received_bytes,
                 exchange.sent_bytes,
+                # A WebSocket's hours would make every percentile meaningless: its handshake counts.
+                exchange.trail.head if exchange.relay is not None else None,
             )
         self._log(exchange, trouble)
 

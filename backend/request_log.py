@@ -4,6 +4,7 @@
 slower than SLOW_REQUEST_SECONDS           WARNING    one line a second
 slower than half of that                   INFO       one line a second
 the client left before the end (499)       INFO       every one: nobody's error
+WebSockets, at their end                   INFO       every one, however long it was open
 other errors of clients (4xx)              DEBUG
 all others                                 DEBUG
 """
@@ -38,6 +39,8 @@ class RequestLog:
             _tell(logging.WARNING, f"broken off ({exchange.broken})", exchange, trouble)
         elif exchange.status is not None and exchange.status >= 500:
             _tell(logging.WARNING, str(exchange.status), exchange, trouble)
+        elif exchange.relay is not None:
+            _tell(logging.INFO, f"socket closed with {exchange.relay.ending.code}", exchange, trouble)
         elif (seconds := exchange.seconds) >= self._warn_from:
             self._slow.tell(exchange, trouble)
         elif seconds >= self._inform_from:
@@ -76,9 +79,11 @@ def _tell(level: int, what: str, exchange: Exchange, trouble: Trouble | None) ->
         "gateway_seconds": round(trail.own, 6),
         "wait_seconds": round(trail.wait, 6),
         "upstream_seconds": round(trail.upstream, 6),
-        "received_bytes": exchange.body.count,
+        "received_bytes": exchange.received_bytes,
         "sent_bytes": exchange.sent_bytes,
     }
+    if exchange.relay is not None:
+        fields["close_code"] = exchange.relay.ending.code
     blame = ""
     if trouble is not None:
         fields |= {"source": trouble.source, "code": trouble.code}
@@ -93,7 +98,7 @@ def _tell(level: int, what: str, exchange: Exchange, trouble: Trouble | None) ->
         fields["method"],
         trail.route,
         exchange.seconds,
-        exchange.body.count,
+        exchange.received_bytes,
         exchange.sent_bytes,
         blame,
         extra={"fields": fields},

@@ -12,6 +12,7 @@ from backend.services.forwarding import Forwarded
 from backend.services.headers import Pair
 from backend.services.pages import Page
 from backend.services.streams import ByteStream
+from backend.services.websocket.relay import Opened
 from backend.wsgi import PulledBody
 
 # Where the bridge leaves its exchange; a plain WSGI server leaves nothing there.
@@ -93,6 +94,17 @@ class StreamedResponse(GatewayResponse):
         if self._raw is not None:
             return self._raw
         return [(n.lower().encode("latin-1"), v.encode("latin-1")) for n, v in self.headers.items()]
+
+
+class UpgradedResponse(GatewayResponse):
+    """101: a WebSocket begins, where the server that got the handshake can let go of its connection."""
+
+    def __init__(self, opened: Opened) -> None:
+        super().__init__(status=101)
+        for name, value in opened.headers:
+            self.headers.add(name.decode("ascii"), value.decode("latin-1"))
+        del self.headers["content-type"]
+        self.opened = opened
 
 
 def relayed(forwarded: Forwarded) -> StreamedResponse:

@@ -11,7 +11,7 @@ from typing import cast
 from h2.connection import H2Connection
 from h2.settings import SettingCodes, Settings
 
-from benchmarks import gateway
+from benchmarks import echo, gateway
 from benchmarks.calls import HANDSHAKES, Address
 from benchmarks.processes import Failure
 from benchmarks.stream import head
@@ -27,7 +27,7 @@ STREAMS = 10
 # Of a peer that reads nothing: so little fits on its side.
 RECEIVE_BUFFER_BYTES = 4096
 SILENT, EVENTS, LARGE = (gateway.SINK + path for path in ("/silent", "/events", "/large"))
-PIECE, UPLOAD = gateway.SINK + "/piece", gateway.SINK + "/upload"
+PIECE, UPLOAD, SOCKET = (gateway.SINK + path for path in ("/piece", "/upload", "/socket"))
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,12 @@ class Visitor:
 
     def request(self, target: str, method: str = "GET", size: int | None = None) -> bytes:
         return head(method, target, self.authority, self.headers, size)
+
+    def handshake(self, target: str) -> bytes:
+        """Ask for a WebSocket."""
+        asked = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+        asked["Sec-WebSocket-Key"] = echo.KEY.decode()
+        return head("GET", target, self.authority, {**self.headers, **asked}, None)
 
     def streams(
         self,
@@ -116,6 +122,7 @@ KINDS: Sequence[Kind] = (
     ),
     Kind("never-reads", "never reads its 64 MiB", lambda to: to.request(LARGE), reads=False, calls=1),
     Kind("event-stream", "holds an event stream", lambda to: to.request(EVENTS), calls=1),
+    Kind("idle-socket", "opens a WebSocket and says nothing", lambda to: to.handshake(SOCKET), calls=1),
     Kind("silent-upstream", "waits for a silent upstream", lambda to: to.request(SILENT), calls=1),
     Kind(
         "pipeliner",

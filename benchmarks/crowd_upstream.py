@@ -1,7 +1,8 @@
 """An upstream with bad manners on demand that counts its calls: `python -m benchmarks.crowd_upstream PORT`.
 
-/silent is never answered, /events never ends, /large is 64 MiB, /piece 64 KiB, a POST is answered when its
-body has arrived, everything else at once. /count tells how many connections and calls are open.
+/silent is never answered, /events never ends, /socket is a WebSocket that says nothing, /large is 64 MiB,
+/piece 64 KiB, a POST is answered when its body has arrived, everything else at once. /count tells how many
+connections and calls are open.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from typing import cast
 
 import uvloop
 
+from benchmarks import echo
 from benchmarks.machine import allow_open_files
 from benchmarks.processes import answering, free_port, running
 
@@ -91,6 +93,8 @@ class Connection(asyncio.Protocol):
             case b"/events":
                 self._transport.write(EVENTS)
                 self._again()
+            case b"/socket" if key := re.search(rb"\r\nsec-websocket-key: *(\S+)", head, re.IGNORECASE):
+                self._transport.write(echo.accepted(key[1]))
             case b"/large":
                 self._slices = LARGE_SLICES
                 self._transport.write(HEAD % (LARGE_SLICES * len(SLICE)))

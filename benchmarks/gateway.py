@@ -92,6 +92,7 @@ def _mount(prefix: str, upstream: str) -> dict[str, object]:
         "methods": ["GET", "POST"],
         "max_body_mb": MOST_BODY_MB,
         "timeout": CALL_SECONDS,
+        "websocket": True,
     }
 
 

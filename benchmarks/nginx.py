@@ -20,7 +20,7 @@ master_process off;
 pid {folder}/{name}.pid;
 error_log stderr warn;
 worker_rlimit_nofile 16384;
-events {{ worker_connections 8192; }}
+events {{ worker_connections 12288; }}
 http {{
     access_log off;
     sendfile on;
@@ -64,6 +64,21 @@ WIDE = """
         proxy_busy_buffers_size 512k;
         client_body_buffer_size 256k;
 """
+SOCKETS = """
+    server {{
+        listen 127.0.0.1:{port} backlog=4096;
+        location / {{
+            proxy_pass http://{upstream};
+            proxy_http_version 1.1;
+            proxy_set_header Upgrade $http_upgrade;
+            proxy_set_header Connection "upgrade";
+            proxy_read_timeout 300s;
+            proxy_buffer_size {buffer};
+            proxy_buffers 4 {buffer};
+            proxy_busy_buffers_size {buffer};
+        }}
+    }}
+"""
 HTTP2 = """
     upstream slow {{ server {upstream}; keepalive 1024; }}
     server {{
@@ -102,6 +117,16 @@ def proxy(
     server = PROXY.format(port=port, upstream=_authority(upstream), sink=_authority(sink), more=more)
     with _started(name, server, folder, core) as process:
         answering(process, f"http://127.0.0.1:{port}/small")
+        yield process, f"http://127.0.0.1:{port}"
+
+
+@contextlib.contextmanager
+def sockets(folder: Path, core: int, upstream: str, *, buffer: str = "4k") -> Iterator[tuple[Process, str]]:
+    """Pass WebSockets on, through a buffer of this size each way; give the process and its URL."""
+    port = free_port()
+    server = SOCKETS.format(port=port, upstream=_authority(upstream), buffer=buffer)
+    with _started(f"sockets-{buffer}", server, folder, core) as process:
+        answering(process, f"http://127.0.0.1:{port}/")
         yield process, f"http://127.0.0.1:{port}"
 
 

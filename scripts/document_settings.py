@@ -70,6 +70,11 @@ MOUNT_MEANINGS = {
     "max_calls": "Calls that the upstream gets at once, all its addresses together, from first byte to last; "
     "half as many more wait for a place. Unset: what `UPSTREAM_MAX_CONNECTIONS` says.",
     "http_version": "HTTP version of the upstream, where it differs from UPSTREAM_HTTP_VERSION.",
+    "websocket": "Whether WebSockets pass, over HTTP/1.1 on both sides; GET has to be among the methods.",
+    "max_sockets": "WebSockets open at once in a worker; others get 503.",
+    "max_message_mb": "Largest message of a WebSocket in MiB, either way; a larger one closes it with 1009.",
+    "socket_idle": "Seconds without any frame, pings included, after which a WebSocket is closed with 1001.",
+    "socket_total": "Seconds that a WebSocket may be open; unset: for as long as both sides like.",
 }
 
 

@@ -18,7 +18,7 @@ ALLOWED: dict[str, set[str]] = {
     "run": {"app", "config", "exchange", "request_body", "server", "granian_server", "demo.session"},
     "allocator": set(),
     "server": {"allocator", "app", "clients", "config", "http2", "services", "supervisor"},
-    "clients": {"clients", "idle", "services"},
+    "clients": {"clients", "errors", "idle", "services"},
     "supervisor": {"config"},
     "http2": {"http2"},
     "idle": set(),
@@ -57,7 +57,18 @@ ALLOWED: dict[str, set[str]] = {
     "operations": set(),
     "openapi": {"errors", "operations", "schemas"},
     "schemas": {"schemas", "models"},
-    "asgi": {"exchange", "request_body", "responses", "routing", "services", "shortcut", "switch", "wsgi"},
+    "asgi": {
+        "exchange",
+        "request_body",
+        "responses",
+        "routing",
+        "services",
+        "shortcut",
+        "switch",
+        "websockets",
+        "wsgi",
+    },
+    "websockets": {"request_body", "services"},
     "shortcut": {"exchange", "responses", "routing"},
     "routing": {"services"},
     "exchange": {"errors", "patrol", "request_body", "responses", "services"},
@@ -88,6 +99,7 @@ OF_THE_BRIDGE = {
     "routing",
     "shortcut",
     "switch",
+    "websockets",
     "wsgi",
 }
 KNOWN_TO_THE_BRIDGE = {
@@ -100,6 +112,7 @@ KNOWN_TO_THE_BRIDGE = {
     "threads",
     "traces",
     "trail",
+    "websocket",
 }
 
 # Third-party library -> the only modules that may import it.
@@ -194,6 +207,10 @@ def part_of(module: str) -> str:
 def identifier(file: Path) -> str:
     return str(file.relative_to(ROOT))
 
+
+SCRIPT = [ROOT / "test_async_performance.py", *sorted((ROOT / "performance").glob("*.py"))]
+MOST_LINES_OF_THE_SCRIPT = 300
+MOST_LINES_OF_ITS_FUNCTIONS = 40
 
 every_file = pytest.mark.parametrize("file", FILES, ids=identifier)
 code_file = pytest.mark.parametrize("file", CODE, ids=identifier)
@@ -327,3 +344,22 @@ def test_only_the_database_commits(file: Path) -> None:
     for node in ast.walk(parsed(file)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             assert node.func.attr not in ("commit", "rollback"), f"{file.name}:{node.lineno}"
+
+
+script_file = pytest.mark.parametrize("file", SCRIPT, ids=identifier)
+
+
+@script_file
+def test_the_load_script_knows_gateways_by_http_only(file: Path) -> None:
+    for imported, line in imports_of(parsed(file)):
+        own = imported.split(".")[0]
+        assert own not in ("backend", "tests", "benchmarks", "run"), f"{file.name}:{line}: {imported}"
+
+
+@script_file
+def test_the_load_script_stays_readable(file: Path) -> None:
+    assert ast.get_docstring(parsed(file)), f"{identifier(file)} does not start with a docstring"
+    assert len(file.read_text("utf-8").splitlines()) <= MOST_LINES_OF_THE_SCRIPT
+    for function in functions_of(parsed(file)):
+        length = (function.end_lineno or function.lineno) - function.lineno + 1
+        assert length <= MOST_LINES_OF_ITS_FUNCTIONS, f"{function.name} has {length} lines"

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import bad_peers, machine, report, watch
+from benchmarks import bad_peers, echo, machine, report, watch
 from benchmarks.avatars import options as avatars_options
 from benchmarks.bad_peers import KINDS, NAMED, Visitor
 from benchmarks.calls import Told
@@ -38,6 +38,7 @@ from benchmarks.uploads import Uploaded
 from benchmarks.viewers import watching
 from benchmarks.wrk import UNITS
 from benchmarks.wrk import parsed as wrk_parsed
+from tests.support import websocket
 from tests.support.gateway import spawned
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -469,6 +470,33 @@ def test_uploads_at_once_are_measured_and_reported(tmp_path: Path) -> None:
     assert "| hypercorn | 3 | 140 MB | 40 MB |" in ran.stdout
     (one,) = json.loads(raw.read_text())["uploaded"]
     assert one["peak_mb"] >= one["before_mb"] > 0
+
+
+def test_websockets_are_measured_and_reported(tmp_path: Path) -> None:
+    if reason := _ready_for_a_run():
+        pytest.skip(reason)
+    raw = tmp_path / "raw.json"
+    command = [sys.executable, "-m", "benchmarks.websockets", "--rounds=1", "--seconds=0.2", "--idle=20"]
+    ran = subprocess.run(
+        [*command, f"--json={raw}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=SMOKE_SECONDS,
+        check=False,
+    )
+    assert ran.returncode in (0, 1), ran.stderr
+    assert re.search(r"\| 65,536 bytes \| gateway, hypercorn \| 0.50× \| 1.00× \| .*× \|", ran.stdout)
+    told = json.loads(raw.read_text())
+    assert set(told["idle"]) == {"nginx", "nginx, 64 KB", "gateway, granian", "gateway, hypercorn"}
+    assert all(one["rate"] > 0 and one["microseconds"] >= 0 for one in told["rounds"])
+
+
+@given(st.integers(0, 70_000))
+def test_message_of_the_load_is_a_frame_and_as_long_as_its_answer_but_for_the_key(size: int) -> None:
+    said, answer_bytes = echo.message(size)
+    assert said == websocket.frame(websocket.BINARY, bytes(size), mask=bytes(4))
+    assert answer_bytes == len(said) - 4
 
 
 def test_uploads_that_cost_too_much_fall_short() -> None:

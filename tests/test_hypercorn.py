@@ -127,13 +127,13 @@ async def test_a_broken_http2_stream_is_reset_and_leaves_its_neighbour_alone() -
 
 
 @pytest.mark.asyncio
-async def test_a_websocket_is_declined_with_403() -> None:
+async def test_a_websocket_that_no_route_takes_is_answered_like_any_request() -> None:
     handshake = (
         b"GET /chat HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
         b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     )
     async with on_hypercorn(bridged(nothing).asgi) as port:
-        assert (await raw(port, handshake, read=12)) == b"HTTP/1.1 403"
+        assert (await raw(port, handshake, read=12)) == b"HTTP/1.1 404"
 
 
 # Many who leave

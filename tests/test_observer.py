@@ -1,6 +1,6 @@
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -19,7 +19,8 @@ class Ended:
     broken: errors.GatewayError | None = None
     trouble: type[errors.GatewayError] | None = None
     sent_bytes: int = 3
-    body: Any = field(default_factory=lambda: SimpleNamespace(count=2))
+    received_bytes: int = 2
+    relay: Any = None
     trail: Trail = field(default_factory=Trail)
     scope: dict[str, str] = field(default_factory=lambda: {"method": "GET"})
 
@@ -51,6 +52,16 @@ def test_an_exchange_is_counted_by_its_answer_and_who_is_to_blame(
     assert list(counts.series) == [("unmatched", "GET", kind)]
     assert counts.errors == ({} if trouble is None else {(*trouble, ""): 1})
     assert told == [None if trouble is None else Trouble(*trouble)]
+
+
+def test_hours_of_a_websocket_are_no_duration_of_a_request() -> None:
+    figures, silent = Figures(), cast(Any, lambda exchange, found: None)
+    ended = Ended(101, relay=SimpleNamespace())
+    ended.trail.began -= 7200
+    ended.trail.head = 0.25
+    Observer(silent, figures)(cast(Any, ended))
+    (series,) = figures.taken().series.values()
+    assert (series.count, series.sums[0]) == (1, 0.25)
 
 
 def test_without_figures_the_log_is_told_all_the_same() -> None:

@@ -19,7 +19,8 @@ class Ended:
     client_gone: bool = False
     broken: Exception | None = None
     sent_bytes: int = 20
-    body: Any = field(default_factory=lambda: SimpleNamespace(count=10))
+    received_bytes: int = 10
+    relay: Any = None
     trail: Trail = field(default_factory=Trail)
     scope: dict[str, str] = field(default_factory=lambda: {"method": "GET", "path": "/secret/path"})
 
@@ -48,6 +49,16 @@ def test_quick_requests_and_faults_of_clients_are_told_to_those_who_debug(
     log(Ended(status), None)
     [(level, told)] = lines(caplog)
     assert (level, told) == (logging.DEBUG, f"{status} GET /x/<name> after 0.100 s, 10 bytes in, 20 out")
+
+
+def test_websocket_is_told_of_at_its_end_and_is_not_slow(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    log: Any = RequestLog(1.0)
+    log(Ended(101, seconds=4000.0, relay=SimpleNamespace(ending=SimpleNamespace(code=4401))), None)
+    [(level, told)] = lines(caplog)
+    assert level == logging.INFO
+    assert told.startswith("socket closed with 4401 GET /x/<name> after 4000.000 s, 10 bytes in, 20 out")
+    assert caplog.records[0].fields["close_code"] == 4401  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

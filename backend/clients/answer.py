@@ -79,6 +79,18 @@ class Answer:
         return (body,) if body else ()
 
 
+def switched(headers: Iterable[Pair]) -> bytes:
+    """Return the head of 101. Raises ValueError for headers that would break it apart."""
+    lines = [_status_line(101), b"connection: upgrade\r\nupgrade: websocket\r\n"]
+    line_ends = 4  # of the status line, of two more, and the empty line
+    for name, value in headers:
+        if _checked_name(name) not in (b"connection", b"upgrade"):
+            lines += (name, b": ", value, b"\r\n")
+            line_ends += 1
+    lines.append(b"\r\n")
+    return _joined(lines, line_ends)
+
+
 def refusal(status: int) -> bytes:
     """Return a whole answer to what never reaches the application, in the shape of every error."""
     code, reason = _REASONS[status]

@@ -7,6 +7,11 @@ from urllib.parse import unquote
 
 from backend.clients.answer import Answer
 from backend.clients.head import RequestHead
+from backend.clients.upgrade import ClientWire, upgrade_head
+from backend.errors import ClientGone
+from backend.services.headers import Pair
+from backend.services.websocket.frames import GOING_AWAY
+from backend.services.websocket.relay import Opened
 
 if TYPE_CHECKING:
     from backend.clients.connection import Connection
@@ -72,6 +77,10 @@ class Call:
         request, connection = self._request, self._connection
         path, _, query = request.target.partition(b"?")
         text = path.decode("ascii")
+        # An application that is told of a departure need not wait for it in `receive`.
+        extensions: dict[str, Any] = {"departure": self.when_left}
+        if request.upgrades:
+            extensions["accept"] = self.accept
         return {
             "type": "http",
             "http_version": request.http_version,
@@ -86,9 +95,18 @@ class Call:
             "client": connection.client,
             "server": connection.address,
             "state": connection.server.state.copy(),
-            # An application that is told of a departure need not wait for it in `receive`.
-            "extensions": {"departure": self.when_left},
+            "extensions": extensions,
         }
+
+    async def accept(self, opened: Opened, headers: list[Pair]) -> ClientWire:
+        """Answer 101, and let the connection go. Raises ClientGone when nobody is there any more."""
+        if self.over:
+            raise ClientGone
+        head = upgrade_head(opened, headers)
+        self.end()
+        if self._connection.server.stopping:
+            opened.relay.end(GOING_AWAY, "the server stops")
+        return self._connection.upgrade(head, opened.relay.limits.message_bytes)
 
     def _left_undone(self) -> None:
         if self.over:

@@ -1,4 +1,4 @@
-"""A client's connection: HTTP/1.1 requests one after another; anything else is Hypercorn's."""
+"""A client's connection: HTTP/1.1 requests one after another, and then a WebSocket, or HTTP/2."""
 
 import asyncio
 import math
@@ -10,6 +10,7 @@ from backend.clients.answer import refusal
 from backend.clients.bodies import Framing, framing_of
 from backend.clients.call import Call
 from backend.clients.head import Refused, RequestHead, check_beginning, parse
+from backend.clients.upgrade import ClientWire
 
 if TYPE_CHECKING:
     from backend.clients.server import Clients
@@ -44,6 +45,7 @@ class Connection(asyncio.Protocol):
         self._requests = 0
         self._paused = False
         self._lingers = False
+        self._socket: ClientWire | None = None
         self._unsent = 0  # when it was last looked at
         self._deadline = math.inf
 
@@ -206,6 +208,25 @@ class Connection(asyncio.Protocol):
             self._next_request()
         self.read_on()
 
+    # WebSockets.
+
+    def upgrade(self, head: bytes, most_bytes: int) -> ClientWire:
+        """Answer with this head, and let a WebSocket have the connection."""
+        self._call = None
+        self.write(head)
+        self._socket = ClientWire(self, self._transport, most_bytes)
+        early = bytes(self._buffer)
+        self._buffer.clear()
+        self._socket.take_over(early, paused=self._paused)
+        return self._socket
+
+    def note_paused(self, *, paused: bool) -> None:
+        """A connection that is not read is looked after by the server."""
+        (self.server.paused.add if paused else self.server.paused.discard)(self)
+
+    def forget(self) -> None:
+        self.server.forget(self)
+
     # The end.
 
     def refuse(self, status: int) -> None:
@@ -248,7 +269,9 @@ class Connection(asyncio.Protocol):
 
     def stop(self) -> None:
         """The server stops: close unless a call is being answered, which then says `connection: close`."""
-        if self._call is None:
+        if self._socket is not None:
+            self._socket.stop()
+        elif self._call is None:
             self._close()
 
     def check(self, now: float) -> None:

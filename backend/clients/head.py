@@ -41,8 +41,8 @@ class Refused(Exception):
 class RequestHead:
     """A request head that was understood in the one way there is.
 
-    `length` is the body's in bytes, None when it comes in chunks. `foreign` means that Hypercorn serves
-    the connection from here on: HTTP/2, or a WebSocket.
+    `length` is the body's in bytes, None when it comes in chunks. `foreign` means that HTTP/2 is spoken
+    from here on, `upgrades` that a WebSocket is asked for.
     """
 
     method: str
@@ -53,6 +53,7 @@ class RequestHead:
     stays_open: bool
     expects_continue: bool = False
     foreign: bool = False
+    upgrades: bool = False
 
 
 def parse(raw: bytes) -> RequestHead:
@@ -82,7 +83,10 @@ def parse(raw: bytes) -> RequestHead:
         length,
         stays_open and method != b"CONNECT",
         length != 0 and version == "1.1" and fields.get(b"expect", b"").lower() == b"100-continue",
-        b"upgrade" in options and _leaves_http1(method, fields.get(b"upgrade", b"").lower(), length),
+        # RFC 6455, section 4.1: not from HTTP/1.0.
+        upgrades=version == "1.1"
+        and b"upgrade" in options
+        and _asks_for_websocket(method, fields.get(b"upgrade", b"").lower(), length),
     )
 
 
@@ -139,7 +143,7 @@ def _body_length(fields: dict[bytes, bytes], version: str) -> int | None:
     return int(length)
 
 
-def _leaves_http1(method: bytes, protocol: bytes, length: int | None) -> bool:
+def _asks_for_websocket(method: bytes, protocol: bytes, length: int | None) -> bool:
     """Tell whether it is a WebSocket's handshake; other upgrades are ignored (RFC 9110, section 7.8)."""
     if protocol != b"websocket" or method != b"GET":
         return False

@@ -1,4 +1,4 @@
-"""Serving on Hypercorn with our own HTTP/1.1: its configuration, lifespan, HTTP/2 and WebSockets stay.
+"""Serving on Hypercorn with our own HTTP/1.1: its configuration, lifespan and HTTP/2 stay.
 
 Hypercorn's own loop hands every connection to its `TCPServer`, a stream reader and h11; here they are
 kept for what is not plain HTTP/1.1 (docs/decisions/0008-http1-server.md).

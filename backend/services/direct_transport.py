@@ -9,9 +9,9 @@ from backend.config import Settings
 from backend.errors import UpstreamConnectTimeout, UpstreamRefused
 from backend.services import http1
 from backend.services.connector import Connector, Place
-from backend.services.http1 import Body
 from backend.services.http2 import connection as http2
 from backend.services.http2.pool import Pool
+from backend.services.request_framing import Body
 from backend.services.transports import Opened, UpstreamCall
 
 HTTP1, HTTP2 = "http/1.1", "h2"

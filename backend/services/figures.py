@@ -44,16 +44,26 @@ class Figures:
         self._counts.slots.append(self._slot)
 
     def count(
-        self, trail: Trail, method: str, kind: str, trouble: Trouble | None, received: int, sent: int
+        self,
+        trail: Trail,
+        method: str,
+        kind: str,
+        trouble: Trouble | None,
+        received: int,
+        sent: int,
+        took: float | None = None,
     ) -> None:
         """Count a request that is over now; `kind` is the class of its answer, the sizes are in bytes.
+
+        `took` is what counts as its duration in seconds, where that is not all the time since it began.
 
         It is noted only: many at once cost half as much to sort in as each by itself.
         """
         now = self._clock()
         if now >= self._slot_ends:
             self._turn(now)
-        self._noted.append((trail, now - trail.began, method, kind, trouble, received, sent))
+        seconds = now - trail.began if took is None else took
+        self._noted.append((trail, seconds, method, kind, trouble, received, sent))
         if len(self._noted) >= AT_ONCE:
             self._sort_in()
 

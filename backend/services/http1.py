@@ -13,10 +13,9 @@ from typing import cast
 
 import httptools
 
-from backend.errors import BadRequest, InternalError, UpstreamBroken, UpstreamError, UpstreamGarbage
-from backend.services.headers import Pair, content_length
-
-Body = bytes | AsyncIterable[bytes] | None
+from backend.errors import UpstreamBroken, UpstreamError, UpstreamGarbage
+from backend.services.headers import Pair
+from backend.services.request_framing import Body, Framed, request_head
 
 # Read ahead of a slow client at most so much, and go on when so little is left.
 HIGH_WATER_BYTES = 256 * 1024
@@ -27,8 +26,6 @@ JOINED_BYTES = 64 * 1024
 # An answer's head with all interim ones, a chunk's extensions, the trailers: what brings no byte of the body.
 # nginx allows 8 KiB for a head, Node 16 KiB, and a page of cookies fits many times.
 MOST_HEAD_BYTES = 128 * 1024
-
-_BODILESS_METHODS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS", "TRACE"})
 
 
 class Connection(asyncio.Protocol):
@@ -64,18 +61,28 @@ class Connection(asyncio.Protocol):
         return not self._poll.poll(0)
 
     async def send(
-        self, method: str, target: bytes, authority: bytes, headers: Sequence[Pair], body: Body
+        self,
+        method: str,
+        target: bytes,
+        authority: bytes,
+        headers: Sequence[Pair],
+        body: Body,
+        *,
+        upgrade: bool = False,
     ) -> "Answer":
-        """Send one request and return its answer once the head is there. Raises UpstreamBroken."""
+        """Send one request and return its answer once the head is there. Raises UpstreamBroken.
+
+        With `upgrade` an answer may be 101, and then its connection can be taken.
+        """
         head, length = request_head(method, target, authority, headers, body)
         if self._transport is None or not self.reusable:
             raise UpstreamBroken
-        answer = self._exchange = Answer(self, method, self._loop.create_future())
+        answer = self._exchange = Answer(self, method, self._loop.create_future(), upgrades=upgrade)
         if body is None or isinstance(body, bytes):
             self._transport.write(head + body if body else head)
         else:
             self._transport.write(head)
-            answer.upload = self._loop.create_task(self._upload(answer, body, _Framed(length)))
+            answer.upload = self._loop.create_task(self._upload(answer, body, Framed(length)))
         try:
             await answer.head
         except BaseException:
@@ -84,7 +91,7 @@ class Connection(asyncio.Protocol):
             raise
         return answer
 
-    async def _upload(self, answer: "Answer", body: AsyncIterable[bytes], framed: "_Framed") -> None:
+    async def _upload(self, answer: "Answer", body: AsyncIterable[bytes], framed: "Framed") -> None:
         """Write a streamed body; the answer may arrive meanwhile."""
         try:
             async for chunk in body:
@@ -110,6 +117,12 @@ class Connection(asyncio.Protocol):
         """End the connection now, whatever is on its way."""
         if self._transport is not None:
             self._transport.abort()
+
+    def hand_over(self) -> asyncio.Transport:
+        """Give the connection to another protocol."""
+        assert self._transport is not None  # noqa: S101 - narrows the type
+        self._exchange = None
+        return self._transport
 
     def finished(self, answer: "Answer", *, reusable: bool) -> None:
         """Take the connection back from an exchange that is over."""
@@ -168,7 +181,9 @@ class Connection(asyncio.Protocol):
 class Answer:
     """An upstream's answer as it is parsed; read by `read`, ended by `aclose`."""
 
-    def __init__(self, connection: Connection, method: str, head: "asyncio.Future[None]") -> None:
+    def __init__(
+        self, connection: Connection, method: str, head: "asyncio.Future[None]", *, upgrades: bool = False
+    ) -> None:
         self.status = 0
         self.headers: list[Pair] = []
         self.http_version = "HTTP/1.1"
@@ -177,6 +192,8 @@ class Answer:
         self.sent_whole = False
         self._connection = connection
         self._method = method
+        self._upgrades = upgrades
+        self._foreign: bytes | None = None  # what came after a switch of protocols
         self._parser = httptools.HttpResponseParser(self)
         self._barren_bytes = 0
         self._chunks: deque[bytes] = deque()
@@ -201,6 +218,11 @@ class Answer:
             self._read_on()
             self._more = asyncio.get_running_loop().create_future()
             await self._more
+
+    def take(self) -> tuple[asyncio.Transport, bytes]:
+        """Return the connection of an answer of 101, not read any further, and what was read already."""
+        transport = self._connection.hand_over()
+        return transport, self._foreign or b""
 
     async def aclose(self) -> None:
         """End the connection, unless the answer was whole and the connection already serves another."""
@@ -240,10 +262,17 @@ class Answer:
     # What the connection tells.
 
     def feed(self, data: bytes) -> None:
+        if self._foreign is not None:
+            self._foreign += data  # at most what was on its way when reading stopped
+            return
         self._barren_bytes += len(data)
         try:
             self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
+            if self.status == 101 and isinstance(exc, httptools.HttpParserUpgrade):
+                self._foreign = data[exc.args[0] :]
+                self._connection.pause()
+                return
             self._break(UpstreamBroken() if self.head.done() else UpstreamGarbage())
             return
         if self._complete:
@@ -294,7 +323,7 @@ class Answer:
             return
         if not 100 <= status < 600:
             raise UpstreamGarbage
-        if status < 200:
+        if status < 200 and not (status == 101 and self._upgrades):
             self.headers = []
             return
         self.status = status
@@ -302,7 +331,7 @@ class Answer:
         names = {name for name, _ in self.headers}
         if b"transfer-encoding" in names and not self._only_chunked():
             raise UpstreamGarbage
-        bodiless = self._method == "HEAD" or status in (204, 304)
+        bodiless = self._method == "HEAD" or status in (101, 204, 304)
         self._until_close = not bodiless and not names & {b"content-length", b"transfer-encoding"}
         self._stays_open = not self._until_close and _stays_open(self.http_version, self.headers)
         if not self.head.done():
@@ -352,46 +381,3 @@ def _stays_open(http_version: str, headers: Sequence[Pair]) -> bool:
     """Tell whether the upstream keeps the connection after this answer (RFC 9112, section 9.3)."""
     options = b",".join(value for name, value in headers if name == b"connection").lower()
     return b"close" not in options and (http_version != "HTTP/1.0" or b"keep-alive" in options)
-
-
-class _Framed:
-    """Frames a streamed body as its head announced: by Content-Length, or in chunks."""
-
-    def __init__(self, length: int | None) -> None:
-        self._left = length
-
-    def frame(self, chunk: bytes) -> bytes:
-        if self._left is None:
-            return b"%x\r\n%b\r\n" % (len(chunk), chunk)
-        self._left -= len(chunk)
-        if self._left < 0:
-            raise BadRequest("The request body is longer than it was declared.")
-        return chunk
-
-    def end(self) -> bytes:
-        if self._left:
-            raise BadRequest("The request body is shorter than it was declared.")
-        return b"0\r\n\r\n" if self._left is None else b""
-
-
-def request_head(
-    method: str, target: bytes, authority: bytes, headers: Sequence[Pair], body: Body
-) -> tuple[bytes, int | None]:
-    """Return a request head whose framing fits the body, and the length it declares.
-
-    Raises InternalError for a header that would break the head apart.
-    """
-    lines = [method.encode("ascii"), b" ", target, b" HTTP/1.1\r\nhost: ", authority]
-    for name, value in headers:
-        if b"\n" in value or b"\r" in value or b"\x00" in value:
-            raise InternalError
-        lines += (b"\r\n", name, b": ", value)
-    length = content_length(headers)
-    if length is None:
-        if isinstance(body, bytes) or (body is None and method not in _BODILESS_METHODS):
-            length = len(body or b"")
-            lines.append(b"\r\ncontent-length: %d" % length)
-        elif body is not None:
-            lines.append(b"\r\ntransfer-encoding: chunked")
-    lines.append(b"\r\n\r\n")
-    return b"".join(lines), length

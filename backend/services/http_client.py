@@ -22,6 +22,7 @@ from backend.errors import (
 )
 from backend.services.call_limits import Limits
 from backend.services.deadline import Deadline
+from backend.services.dialer import Dialer, Upgraded
 from backend.services.direct_transport import DirectTransport
 from backend.services.headers import HOP_BY_HOP, PSEUDONYM, Pair, content_length
 from backend.services.policies import Timeouts
@@ -67,6 +68,7 @@ class HttpClient:
     def __init__(self, settings: Settings, transport: Transport | None = None) -> None:
         self._settings = settings
         self._transport = transport
+        self._dialer = Dialer(settings)
         self.slots = Slots(CEILING * settings.upstream_max_connections, waiting=0, wait_seconds=0)
         self._unshared = self.share(settings.upstream_max_connections)
         self.http = httpx.AsyncClient(
@@ -125,8 +127,10 @@ class HttpClient:
         if upload is not None:
             share.answered()  # not yet, but a client that stalls its upload is not the upstream's fault
         try:
-            opened = await self._open_in_time(self._transport, call, upload, limits)
-            if not 200 <= opened.status < 600:  # such as a switch of protocols that nobody asked for
+            transport = self._dialer if call.upgrade else self._transport
+            opened = await self._open_in_time(transport, call, upload, limits)
+            switched = call.upgrade and opened.status == 101
+            if not (200 <= opened.status < 600 or switched):  # such as a switch that nobody asked for
                 await opened.aclose()
                 raise UpstreamGarbage
         except BaseException as error:
@@ -255,6 +259,14 @@ class UpstreamResponse:
             return False
         hold()
         return True
+
+    def take(self) -> tuple[asyncio.Transport, bytes]:
+        """After 101 hand the connection over, with what was read of it already; the place goes back."""
+        assert self._share is not None and isinstance(self._opened, Upgraded)  # noqa: S101, PT018 - a programming error
+        share, self._share = self._share, None
+        self._limits.close()
+        share.release(answered=True)
+        return self._opened.take()
 
     async def aclose(self) -> None:
         """Give the place and the connection back; harmless when called again."""

@@ -116,6 +116,30 @@ class Tokens:
         """
         return self.verify_cached(token) or await self._verify(token)
 
+    def lives(self, principal: Principal) -> bool:
+        """Whether memory alone can tell that a sign-in, accepted earlier, lives; half a microsecond."""
+        live = self._sessions.get(principal.user_id)
+        return (
+            live is not None
+            and live.jti == principal.jti
+            and live.principal is not None
+            and not self._sessions.stale
+            and self._clock() < self.life.until(live.principal)
+        )
+
+    async def confirm(self, principal: Principal) -> None:
+        """Make sure that a sign-in, accepted earlier, has not ended.
+
+        Raises NotAuthenticated, and StoreUnavailable when that cannot be known.
+        """
+        if self._sessions.stale:
+            raise StoreUnavailable
+        live = self._sessions.get(principal.user_id) or await self._sessions.look_up(principal.user_id)
+        if live is None or live.jti != principal.jti:
+            raise NotAuthenticated(ENDED)
+        if self._clock() >= self.life.until(_principal(live)):
+            raise NotAuthenticated(ENDED)
+
     def used(self, principal: Principal) -> None:
         """Note that a session is in use just now; costs no I/O."""
         self.life.used(principal.user_id)

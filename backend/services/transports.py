@@ -138,6 +138,8 @@ class UpstreamCall:
     headers: tuple[Pair, ...]
     body: bytes | ByteStream | None
     timeouts: Timeouts
+    # The headers ask for another protocol on this connection; 101 is an answer then.
+    upgrade: bool = False
 
     def __post_init__(self) -> None:
         # Joined to an origin, a target like "@elsewhere/" would name another host.

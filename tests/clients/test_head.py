@@ -66,8 +66,13 @@ def test_client_that_waits_for_leave_to_send(lines: list[bytes], expects: bool) 
     assert parse(head(*lines)).expects_continue is expects
 
 
-def test_websocket_is_left_to_hypercorn() -> None:
-    assert parse(head(b"Upgrade: WebSocket", b"Connection: keep-alive, Upgrade")).foreign
+def test_websocket_is_asked_for() -> None:
+    assert parse(head(b"Upgrade: WebSocket", b"Connection: keep-alive, Upgrade")).upgrades
+
+
+def test_websocket_is_not_spoken_over_http_1_0() -> None:
+    lines = (b"Upgrade: websocket", b"Connection: upgrade")
+    assert not parse(head(*lines, line=b"GET / HTTP/1.0")).upgrades
 
 
 def test_http2_preface_is_left_to_hypercorn() -> None:
@@ -83,7 +88,7 @@ def test_http2_preface_is_left_to_hypercorn() -> None:
     ],
 )
 def test_upgrades_that_nobody_knows_are_ignored(lines: list[bytes]) -> None:
-    assert not parse(head(*lines)).foreign
+    assert not parse(head(*lines)).upgrades
 
 
 def test_websocket_handshake_has_no_body() -> None:

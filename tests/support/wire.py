@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
@@ -103,10 +104,12 @@ class Caller:
 
 
 @contextlib.asynccontextmanager
-async def calling(port: int, *, receive_buffer: int | None = None) -> AsyncIterator[Caller]:
+async def calling(
+    port: int, *, receive_buffer: int | None = None, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Caller]:
     """Hold a connection; a small `receive_buffer` in bytes makes a client that soon takes no more."""
     if receive_buffer is None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls)
     else:
         sock = socket.socket()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)

@@ -8,7 +8,6 @@ from typing import cast
 
 from backend.errors import UpstreamBroken, UpstreamGarbage, UpstreamRefused
 from backend.services.headers import Pair, content_length
-from backend.services.http1 import Body
 from backend.services.http2 import frames
 from backend.services.http2.frames import (
     ACK,
@@ -24,6 +23,7 @@ from backend.services.http2.frames import (
 from backend.services.http2.heads import EMPTY_TABLE, MOST_HEAD_BYTES, request_block
 from backend.services.http2.reader import Reader
 from backend.services.http2.stream import FIRST_WINDOW_BYTES, Stream
+from backend.services.request_framing import Body
 
 # More would put too many calls at the mercy of one connection, and of one worker behind it. It is also
 # what is expected of an upstream that has not said yet how many it takes: most allow 100.

@@ -5,9 +5,9 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 
 from backend.errors import Overloaded, UpstreamRefused
-from backend.services.http1 import Body
 from backend.services.http2.connection import MOST_STREAMS, Connection, Request
 from backend.services.http2.stream import Stream
+from backend.services.request_framing import Body
 
 # The next connection is opened when one in so many streams of one is left, so that nobody waits for it.
 SPARE_SHARE = 10

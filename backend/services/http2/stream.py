@@ -6,10 +6,10 @@ from typing import Protocol
 
 from backend.errors import BadRequest, UpstreamBroken, UpstreamError, UpstreamGarbage, UpstreamRefused
 from backend.services.headers import Pair, content_length
-from backend.services.http1 import Body
 from backend.services.http2 import frames
 from backend.services.http2.frames import CANCEL, END_STREAM, NO_ERROR, PROTOCOL_ERROR, REFUSED_STREAM
 from backend.services.http2.heads import Head, Malformed, answer_head, check_fields
+from backend.services.request_framing import Body
 
 # What an upstream may send before somebody reads it: little until a reader was seen to wait for more, so
 # that a crowd that reads nothing holds little; then enough for video.
