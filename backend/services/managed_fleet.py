@@ -19,7 +19,11 @@ MOST_LISTED = 1_000
 
 
 class ManagedFleet:
-    """The manager and what it says of its instances."""
+    """The manager and what it says of its instances.
+
+    Of several, each starts the avatars that prefer it and knows its own instances alone: what concerns one
+    that stands is asked of the manager that has it.
+    """
 
     counts = True
     dialect = INSTANCE
@@ -32,7 +36,7 @@ class ManagedFleet:
     async def start(self, user_id: int, avatar: str) -> list[Standing]:
         """Start an avatar, or have one more connection to it counted."""
         request = {"avatar_id": f"{avatar}_user_{user_id}", "avatar_name": avatar}
-        info = await self._change("/avatar/start", request, START_TIMEOUTS)
+        info = await self._change(self._manager.sticky(avatar), "/avatar/start", request, START_TIMEOUTS)
         named = _place(info, avatar)
         if named is None:
             raise Unsure(UpstreamGarbage("The avatar manager did not say where the avatar runs."))
@@ -47,24 +51,34 @@ class ManagedFleet:
         return [_standing(info, named)]
 
     async def find(self, place: Place) -> Standing | None:
-        """Ask the manager about one instance."""
-        try:
-            info = await self._told("GET", f"/avatar/info/{quote(place.instance_id, safe='')}")
-        except NotFound:
-            return None
-        found = _place(info, str(info.get("real_avatar_name")))
-        return _standing(info, found) if found == place and info.get("running") else None
+        """Ask for one instance. Raises GatewayError when a manager that may have it does not answer."""
+        found = await self._found(place)
+        return None if found is None else found[1]
 
     async def let_go(self, place: Place) -> None:
         """End one connection to an instance; one that does not run has none."""
+        manager = self._manager
+        if len(manager.origins) > 1:
+            found = await self._found(place)
+            if found is None:
+                return
+            manager = found[0]
         try:
-            await self._change("/avatar/disconnect", {"avatar_id": place.instance_id}, RELEASE_TIMEOUTS)
+            await self._change(
+                manager, "/avatar/disconnect", {"avatar_id": place.instance_id}, RELEASE_TIMEOUTS
+            )
         except NotFound:
             return
 
     async def standing(self) -> list[Standing]:
-        """List what the manager runs, as far as it makes sense."""
-        answer = await self._forwarder.ask("GET", self._manager, "/avatar/list", INFO_TIMEOUTS)
+        """List what the managers run, as far as it makes sense. Raises GatewayError when one does not say."""
+        found: list[Standing] = []
+        for manager in self._manager.apart():
+            found += await self._listed(manager)
+        return found
+
+    async def _listed(self, manager: Upstream) -> list[Standing]:
+        answer = await self._forwarder.ask("GET", manager, "/avatar/list", INFO_TIMEOUTS)
         listed = MANAGER.object(answer.status, answer.content).get("data")
         if not isinstance(listed, list) or len(listed) > MOST_LISTED:
             raise UpstreamGarbage
@@ -75,14 +89,37 @@ class ManagedFleet:
                 found.append(_standing(info, place))
         return found
 
-    async def _told(self, method: str, path: str) -> dict[str, Any]:
-        answer = await self._forwarder.ask(method, self._manager, path, INFO_TIMEOUTS)
-        return _data(MANAGER.object(answer.status, answer.content))
+    async def _found(self, place: Place) -> tuple[Upstream, Standing] | None:
+        """Return the manager that has an instance, and what it says of it."""
+        trouble: GatewayError | None = None
+        for manager in self._manager.apart():
+            try:
+                standing = await self._told(manager, place)
+            except GatewayError as error:
+                trouble = error
+                continue
+            if standing is not None:
+                return manager, standing
+        if trouble is not None:
+            raise trouble
+        return None
 
-    async def _change(self, path: str, request: dict[str, str], timeouts: Timeouts) -> dict[str, Any]:
+    async def _told(self, manager: Upstream, place: Place) -> Standing | None:
+        path = f"/avatar/info/{quote(place.instance_id, safe='')}"
+        try:
+            answer = await self._forwarder.ask("GET", manager, path, INFO_TIMEOUTS)
+            info = _data(MANAGER.object(answer.status, answer.content))
+        except NotFound:
+            return None
+        found = _place(info, str(info.get("real_avatar_name")))
+        return _standing(info, found) if found == place and info.get("running") else None
+
+    async def _change(
+        self, manager: Upstream, path: str, request: dict[str, str], timeouts: Timeouts
+    ) -> dict[str, Any]:
         """Make a call that changes something. Raises Unsure when it may have been done all the same."""
         try:
-            answer = await self._forwarder.ask("POST", self._manager, path, timeouts, request)
+            answer = await self._forwarder.ask("POST", manager, path, timeouts, request)
         except UpstreamError as error:
             if error.sent:
                 raise Unsure(error) from error
