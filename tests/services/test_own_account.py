@@ -29,7 +29,14 @@ ANN = "ann@school.example"
 
 
 class Nothing:
-    """Nobody has an avatar or a picture."""
+    """Nobody has an avatar or a picture; notes whose avatar was to be let go of."""
+
+    def __init__(self) -> None:
+        self.released: list[int] = []
+
+    async def release(self, user_id: int) -> bool:
+        self.released.append(user_id)
+        return False
 
     def discard(self, url: str | None) -> None:
         assert url is None
@@ -45,6 +52,7 @@ class School:
         self.tokens = Tokens(KEY, database, staleness_seconds=0.05)
         self.accounts = Accounts(database, self.passwords)
         beside: Any = Nothing()
+        self.released = beside.released
         self.administration = Administration(database, self.passwords, self.tokens, beside, beside)
         self.own = OwnAccount(
             database, self.passwords, self.desk.verification, self.tokens, self.administration
@@ -203,6 +211,7 @@ async def test_deleted_account_leaves_a_trail_and_no_sign_in(school: School) -> 
         account.id,
         ANN,
     )
+    await until(lambda: school.released == [account.id])
 
 
 @pytest.mark.asyncio
