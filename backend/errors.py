@@ -287,7 +287,7 @@ class NoFreePlace(UpstreamBusy):
 
     @property
     def further(self) -> dict[str, object]:
-        return {"position": self.position}
+        return {} if self.position is None else {"position": self.position}
 
 
 class AvatarGone(UpstreamError):
