@@ -71,6 +71,9 @@ async def _stop(exchange: Exchange, raw: bytes) -> None:
     await exchange.client_left()
 
 
+OFFER: dict[str, object] = {"sdp": "v=0\r\n", "type": "offer"}
+
+
 @dataclass
 class World:
     """Services that work, but for one path, which does what the present stage says."""
@@ -89,9 +92,18 @@ class World:
             answer: object = {"avatars": {"Ada": {}}}
         elif path == b"/avatar/start":
             answer = {"code": 0, "data": {"avatar_id": "Ada_user_1", "port": self.instance_port}}
+        elif path == b"/offer":
+            answer = OFFER | {"type": "answer", "sessionid": 123456}
         else:
             answer = {"code": 0, "status": "success", "data": {}}
         await exchange.reply(json.dumps(answer).encode())
+
+
+async def recorded(frontend: Frontend) -> httpx.Response:
+    """A recording for the session that an offer brings."""
+    session = good(await frontend.json("/api/webrtc/offer", OFFER))["sessionid"]
+    form = {"sessionid": (None, str(session)), "file": ("a.wav", b"RIFF\x24\0\0\0WAVEfmt ")}
+    return await frontend.http.post("/api/webrtc/humanaudio", files=form, headers=frontend.headers)
 
 
 @dataclass(frozen=True)
@@ -110,11 +122,12 @@ ROUTES: Mapping[str, Route] = {
         name: Route(
             (lambda f, name=name: f.get(f"/api/webrtc/{name}"))
             if method == "GET"
-            else (lambda f, name=name: f.json(f"/api/webrtc/{name}", {"type": "echo"})),
+            else (lambda f, name=name: f.json(f"/api/webrtc/{name}", OFFER)),
             b"/" + name.encode(),
         )
         for name, (method, _) in ALLOWED.items()
     },
+    "humanaudio": Route(lambda f: recorded(f), b"/humanaudio"),
 }
 
 
