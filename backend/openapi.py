@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, Literal
 
@@ -124,6 +125,19 @@ def statuses_of(said: Operation) -> set[int]:
     return statuses - set(said.answers)
 
 
+@lru_cache(maxsize=4)
+def _schemas_of(types: tuple[tuple[Any, Mode], ...]) -> tuple[dict[Any, Json], Json]:
+    """Return the schema of each type, by number and mode, and the definitions that they share.
+
+    The same for every application of a process, and most of the work of making one.
+    """
+    inputs: list[tuple[int, Mode, TypeAdapter[Any]]] = [
+        (number, mode, TypeAdapter(kind)) for number, (kind, mode) in enumerate(types)
+    ]
+    found, shared = TypeAdapter.json_schemas(inputs, ref_template="#/components/schemas/{model}")
+    return dict(found), dict(sorted(shared.get("$defs", {}).items()))
+
+
 class _Schemas:
     """The schemas of everything that operations take and answer, with one set of definitions."""
 
@@ -135,11 +149,8 @@ class _Schemas:
                     self._add(one, "serialization")
             for content in (said.body, said.form, said.query):
                 self._add(content, "validation")
-        inputs: list[tuple[int, Mode, TypeAdapter[Any]]] = [
-            (number, mode, TypeAdapter(kind)) for number, (kind, mode) in enumerate(self._types)
-        ]
-        self._found, shared = TypeAdapter.json_schemas(inputs, ref_template="#/components/schemas/{model}")
-        self.definitions: Json = dict(sorted(shared.get("$defs", {}).items()))
+        self._found, shared = _schemas_of(tuple(self._types))
+        self.definitions = dict(shared)  # some are left out in the end
 
     def of(self, content: Content, mode: Mode) -> Json:
         if isinstance(content, Mapping):

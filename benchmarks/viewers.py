@@ -96,6 +96,8 @@ class Viewers:
             self.call(self.leave())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(PATIENCE_SECONDS)
+        if not self._thread.is_alive():
+            self._loop.close()
 
 
 @contextmanager

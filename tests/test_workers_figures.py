@@ -32,7 +32,7 @@ def pings(document: dict[str, Any]) -> int:
     return sum(one["count"] for one in document["routes"] if one["route"] == "/api/ping")
 
 
-def wait_for(condition: Any, seconds: float = 30) -> None:
+def wait_for(condition: Any, seconds: float = 60) -> None:
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until

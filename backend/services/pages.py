@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 TYPES = {
@@ -22,7 +23,7 @@ class Page:
 
     @classmethod
     def read(cls, file: Path) -> "Page":
-        return cls.of(file.read_bytes(), TYPES[file.suffix])
+        return _read(file)
 
     @classmethod
     def of(cls, content: bytes, content_type: bytes) -> "Page":
@@ -33,6 +34,12 @@ class Page:
         """Tell whether a caller has this content already (RFC 9110, 13.1.2)."""
         tags = [tag.strip().removeprefix(b"W/") for tag in if_none_match.split(b",")]
         return self.tag in tags or b"*" in tags
+
+
+@cache
+def _read(file: Path) -> Page:
+    """Read a file of the program itself: it is the same for every application of a process."""
+    return Page.of(file.read_bytes(), TYPES[file.suffix])
 
 
 def read_folder(folder: Path) -> dict[str, Page]:

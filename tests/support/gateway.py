@@ -7,22 +7,28 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 import httpx
+from sqlalchemy import select
 
 from backend import openapi, server
 from backend.app import Application, create_app
 from backend.clients.server import serve as serve_clients
 from backend.config import Settings, load
 from backend.context import EXTENSION, Gateway
-from backend.services.database import upgrade
+from backend.models import User
+from backend.services.database import db, upgrade
 from tests.support.document import Document
 
 ROOT = Path(__file__).parents[2]
@@ -73,6 +79,8 @@ async def serving(settings: Settings, *, accounts: bool = True) -> AsyncIterator
     Over a database that has the test accounts already, `accounts` is False. Every answer that its client
     receives has to be one that the API document promises.
     """
+    if accounts:
+        await asyncio.to_thread(copy_of_template, settings)
     application = create_app(settings)
     application.asgi.signs = True
     gateway: Gateway = application.flask.extensions[EXTENSION]
@@ -98,13 +106,41 @@ async def serving(settings: Settings, *, accounts: bool = True) -> AsyncIterator
 
 def document_of(application: Application) -> Document:
     flask = application.flask
-    return Document(openapi.document(flask.url_map.iter_rules(), flask.view_functions))
+    return _document_with(openapi.document(flask.url_map.iter_rules(), flask.view_functions))
+
+
+@lru_cache(maxsize=16)
+def _document_with(content: bytes) -> Document:
+    return Document(content)
+
+
+def copy_of_template(settings: Settings) -> None:
+    """Begin an empty SQLite database with all tables and the test accounts; those are made once a process."""
+    kind, _, file = settings.database_url.get_secret_value().partition(":///")
+    if kind == "sqlite" and file and not Path(file).exists():
+        Path(file).write_bytes(_template())
+
+
+@cache
+def _template() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        application = create_app(settings_for(Path(folder)))
+        gateway: Gateway = application.flask.extensions[EXTENSION]
+        _prepare(application, gateway)
+        with application.flask.app_context():
+            db.engine.dispose()
+        with closing(sqlite3.connect(Path(folder) / "gateway.db")) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return (Path(folder) / "gateway.db").read_bytes()
 
 
 def _prepare(application: Application, gateway: Gateway) -> None:
     upgrade(application.flask)
+    with gateway.database.transaction() as session:
+        known = set(session.scalars(select(User.email)))
     for role in ("student", "tutor"):
-        gateway.accounts.create_now(f"{role}@test.local", PASSWORD, role)
+        if f"{role}@test.local" not in known:
+            gateway.accounts.create_now(f"{role}@test.local", PASSWORD, role)
 
 
 async def _answers(http: httpx.AsyncClient, serve: "asyncio.Future[None]") -> None:

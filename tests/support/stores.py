@@ -4,7 +4,10 @@ import asyncio
 import contextlib
 import os
 import secrets
+import sqlite3
+import tempfile
 from collections.abc import AsyncIterator, Iterator
+from functools import cache
 from pathlib import Path
 
 import psycopg
@@ -41,11 +44,31 @@ def store_url(kind: str, folder: Path) -> Iterator[str]:
         server.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
 
+def tables_in(url: str, folder: Path) -> None:
+    """Make all tables in a database."""
+    app = Flask("test")
+    engine = attach(app, load({}, None, database_url=url, gateway_instance_dir=folder))
+    upgrade(app)
+    engine.dispose()
+
+
+@cache
+def _sqlite_with_tables() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "gateway.db"
+        tables_in(f"sqlite:///{file}", Path(folder))
+        with contextlib.closing(sqlite3.connect(file)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return file.read_bytes()
+
+
 @contextlib.asynccontextmanager
 async def store(kind: str, folder: Path, *, threads: int = 8) -> AsyncIterator[Database]:
     """A database with all tables."""
     with store_url(kind, folder) as url:
         app = Flask("test")
+        if kind == "sqlite":
+            (folder / "gateway.db").write_bytes(await asyncio.to_thread(_sqlite_with_tables))
         engine = attach(app, load({}, None, database_url=url, gateway_instance_dir=folder))
         await asyncio.to_thread(upgrade, app)
         database = Database(engine, threads=threads)
