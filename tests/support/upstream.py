@@ -25,6 +25,8 @@ async def client_of(transport: str, **over: Any) -> AsyncIterator[HttpClient]:
     """Open a client; `direct over HTTP/2` is the default transport with prior knowledge."""
     if transport == HTTP2:
         transport, over = "direct", {"upstream_http_version": "2", **over}
+    # On a busy machine a connection may take its time; tests of that limit set their own.
+    over = {"gateway_connect_seconds": 10.0, **over}
     settings = load({}, None, upstream_transport=transport, jwt_secret_key=KEY, **over)
     async with HttpClient(settings) as client:
         yield client
