@@ -52,6 +52,10 @@ class Case:
         return f"{self.kind}: {what} vs {beside}"
 
     @property
+    def unit(self) -> str:
+        return {Compare.RATIO: "×", Compare.ADDED: "ms", Compare.GROWTH: "MB"}[self.compare]
+
+    @property
     def needs(self) -> set[tuple[Kind, str]]:
         return {(self.kind, subject) for subject in (self.subject, self.against) if subject}
 
@@ -108,6 +112,9 @@ CASES: tuple[Case, ...] = (
     *_large(Kind.UPLOAD, HYPERCORN, times(0.5, 0.9)),
     Case("latency", Kind.LATENCY, GRANIAN, DIRECT, Compare.ADDED, at_most(1, 0.4, "ms")),
     Case("latency", Kind.LATENCY, HYPERCORN, DIRECT, Compare.ADDED, at_most(1, 0.4, "ms")),
+    # What others add on this machine: a core that was put to sleep takes its time to wake up.
+    Case("latency", Kind.LATENCY, AIOHTTP, DIRECT, Compare.ADDED),
+    Case("latency", Kind.LATENCY, NGINX, DIRECT, Compare.ADDED),
 )
 GROUPS: tuple[str, ...] = tuple(dict.fromkeys(case.group for case in CASES))
 

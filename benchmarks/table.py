@@ -93,9 +93,8 @@ def _ratios(cases: Sequence[Case], results: Results) -> report.Table:
     rows = []
     for case in cases:
         said = case.said_by(results)
-        unit = case.limit.unit if case.limit else "×"
         at_least, goal = report.limits(case.limit)
-        measured = report.with_unit(said.middle, unit)
+        measured = report.with_unit(said.middle, case.unit)
         verdict = case.verdict(said)
         by_time = case.by_core_time(results)
         shown = report.with_unit(by_time.middle, "×") if by_time else ""

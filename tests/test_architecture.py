@@ -2,7 +2,8 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -168,6 +169,7 @@ OF_THE_DAY = {
 ENVIRONMENT = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"}
 
 
+@cache
 def parsed(file: Path) -> ast.Module:
     return ast.parse(file.read_text("utf-8"), str(file))
 
@@ -212,8 +214,29 @@ SCRIPT = [ROOT / "test_async_performance.py", *sorted((ROOT / "performance").glo
 MOST_LINES_OF_THE_SCRIPT = 300
 MOST_LINES_OF_ITS_FUNCTIONS = 40
 
-every_file = pytest.mark.parametrize("file", FILES, ids=identifier)
-code_file = pytest.mark.parametrize("file", CODE, ids=identifier)
+
+def each_of(files: Sequence[Path]) -> Callable[[Callable[[Path], None]], Callable[[], None]]:
+    """Make a rule for one file a test of all, which tells every file that breaks it."""
+
+    def of_all(rule: Callable[[Path], None]) -> Callable[[], None]:
+        def test() -> None:
+            broken = []
+            for file in files:
+                try:
+                    rule(file)
+                except AssertionError as error:
+                    broken.append(f"{identifier(file)}: {error}")
+            assert not broken, "\n".join(broken)
+
+        test.__name__, test.__doc__ = rule.__name__, rule.__doc__
+        return test
+
+    return of_all
+
+
+every_file = each_of(FILES)
+code_file = each_of(CODE)
+script_file = each_of(SCRIPT)
 
 
 def test_there_is_something_to_check() -> None:
@@ -344,9 +367,6 @@ def test_only_the_database_commits(file: Path) -> None:
     for node in ast.walk(parsed(file)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             assert node.func.attr not in ("commit", "rollback"), f"{file.name}:{node.lineno}"
-
-
-script_file = pytest.mark.parametrize("file", SCRIPT, ids=identifier)
 
 
 @script_file

@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from tests.support.demo import greeting
+from tests.support.forks import completed
 from tests.support.gateway import KEY, ROOT, clean_environment, free_port, spawned
 
 SECRET = "s3cr3t-that-nobody-may-see-in-any-log"
@@ -20,18 +21,13 @@ SECRET = "s3cr3t-that-nobody-may-see-in-any-log"
 
 def run(tmp_path: Path, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     """Start `run.py` where it must end by itself."""
-    return subprocess.run(
-        [sys.executable, str(ROOT / "run.py"), *arguments],
-        cwd=tmp_path,
-        env=clean_environment(GATEWAY_INSTANCE_DIR=str(tmp_path), **environment),
-        capture_output=True,
-        text=True,
-        timeout=60,
+    return completed(
+        arguments, clean_environment(GATEWAY_INSTANCE_DIR=str(tmp_path), **environment), tmp_path
     )
 
 
 def test_the_demo_greets_with_accounts_and_lines_that_work(tmp_path: Path) -> None:
-    with spawned(tmp_path, "--demo", "--demo-latency=0.05") as gateway:
+    with spawned(tmp_path, "--demo", "--demo-latency=0.05", anew=True) as gateway:
         text = greeting(gateway)
         for account in ("student@demo.local", "tutor@demo.local"):
             assert re.search(rf"{account}\s+Demo-pass1!", text)
@@ -62,7 +58,14 @@ def test_a_second_demo_finds_the_accounts_of_the_first(tmp_path: Path) -> None:
 
 
 def test_help_names_every_option_and_starts_nothing(tmp_path: Path) -> None:
-    done = run(tmp_path, "--help")
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "run.py"), "--help"],
+        cwd=tmp_path,
+        env=clean_environment(GATEWAY_INSTANCE_DIR=str(tmp_path)),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert (done.returncode, done.stderr) == (0, "")
     for option in ("--demo", "--demo-latency", "--demo-second", "--host", "--port", "--workers", "--server"):
         assert option in done.stdout

@@ -3,8 +3,6 @@
 import asyncio
 import contextlib
 import ssl
-import subprocess
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -14,7 +12,8 @@ import pytest
 
 from backend.config import SettingsError, load
 from backend.server import HANDSHAKE_SECONDS
-from tests.support.gateway import ROOT, clean_environment, spawned
+from tests.support.forks import completed
+from tests.support.gateway import clean_environment, spawned
 from tests.support.tls import Certificate, certificate
 
 SERVERS = ("hypercorn", "granian")
@@ -50,15 +49,8 @@ def test_a_wrong_certificate_or_key_stops_the_start_with_one_line(
     tmp_path: Path, server: str, problem: str, told: str
 ) -> None:
     made = pair(tmp_path, problem)
-    ended = subprocess.run(
-        [sys.executable, ROOT / "run.py", "--port=0", f"--server={server}"],
-        cwd=ROOT,
-        env=clean_environment(GATEWAY_INSTANCE_DIR=str(tmp_path), **made.settings),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    settings = clean_environment(GATEWAY_INSTANCE_DIR=str(tmp_path), **made.settings)
+    ended = completed(["--port=0", f"--server={server}"], settings, tmp_path)
     assert ended.returncode == 1
     first, *rest = ended.stderr.strip().splitlines()
     assert first == "The gateway cannot start with these settings:"

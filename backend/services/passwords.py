@@ -1,6 +1,7 @@
 """Password hashing with argon2id, in threads of its own so that a storm of sign-ins slows nothing else."""
 
 import asyncio
+from base64 import b64encode
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import BoundedSemaphore
@@ -26,10 +27,10 @@ class Passwords:
     """Hashes and checks passwords; raises BadRequest for an impossible one, Overloaded on a full queue."""
 
     def __init__(
-        self, hasher: PasswordHasher = HASHER, *, threads: int = THREADS, waiting: int = WAITING
+        self, hasher: PasswordHasher | None = None, *, threads: int = THREADS, waiting: int = WAITING
     ) -> None:
-        self._hasher = hasher
-        self._dummy = hasher.hash("a password that nobody has")
+        self._hasher = hasher or HASHER
+        self._dummy = _fits_nothing(self._hasher)
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="passwords")
         self._places = BoundedSemaphore(threads + waiting)
 
@@ -71,6 +72,13 @@ class Passwords:
             raise Overloaded from exc
         future.add_done_callback(lambda _: self._places.release())
         return await asyncio.wrap_future(future)
+
+
+def _fits_nothing(hasher: PasswordHasher) -> str:
+    """Return what costs as much to check as a hash does, made without the work of one: it is all zeros."""
+    cost = f"m={hasher.memory_cost},t={hasher.time_cost},p={hasher.parallelism}"
+    salt, digest = (b64encode(bytes(size)).decode().rstrip("=") for size in (hasher.salt_len, hasher.hash_len))
+    return f"$argon2id$v=19${cost}${salt}${digest}"
 
 
 def _usable(password: str) -> bytes:

@@ -6,10 +6,11 @@ from typing import Literal
 import pytest
 import pytest_asyncio
 from argon2 import PasswordHasher
+from argon2.exceptions import VerifyMismatchError
 from werkzeug.security import generate_password_hash
 
 from backend.errors import BadRequest, Overloaded
-from backend.services.passwords import Passwords
+from backend.services.passwords import HASHER, Passwords
 
 CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 
@@ -58,6 +59,13 @@ async def test_unknown_user_costs_one_verification_and_is_refused() -> None:
     assert not await passwords.verify(None, "a password that nobody has")
     assert hasher.verified == 1
     await passwords.aclose()
+
+
+def test_an_unknown_user_is_looked_up_in_a_hash_of_todays_cost() -> None:
+    made = Passwords()._dummy
+    assert not HASHER.check_needs_rehash(made)
+    with pytest.raises(VerifyMismatchError):  # computed and compared, and not refused for its form
+        HASHER.verify(made, "a password that nobody has")
 
 
 @pytest.mark.asyncio

@@ -17,9 +17,11 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+from unittest.mock import patch
 
 import httpx
+from argon2 import PasswordHasher
 from sqlalchemy import select
 
 from backend import openapi, server
@@ -28,12 +30,16 @@ from backend.clients.server import serve as serve_clients
 from backend.config import Settings, load
 from backend.context import EXTENSION, Gateway
 from backend.models import User
+from backend.services import passwords
 from backend.services.database import db, upgrade
 from tests.support.document import Document
+from tests.support.forks import Forked, can_fork, forked
 
 ROOT = Path(__file__).parents[2]
 KEY = "a key for tests only, thirty-two bytes or more"
 PASSWORD = "Right-horse1!"
+# Thousands of tests sign in, few of them to see what a password costs.
+CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 
 
 def settings_for(folder: Path, **over: Any) -> Settings:
@@ -81,7 +87,8 @@ async def serving(settings: Settings, *, accounts: bool = True) -> AsyncIterator
     """
     if accounts:
         await asyncio.to_thread(copy_of_template, settings)
-    application = create_app(settings)
+    with patch.object(passwords, "HASHER", CHEAP):
+        application = create_app(settings)
     application.asgi.signs = True
     gateway: Gateway = application.flask.extensions[EXTENSION]
     if accounts:
@@ -123,7 +130,7 @@ def copy_of_template(settings: Settings) -> None:
 
 @cache
 def _template() -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, patch.object(passwords, "HASHER", CHEAP):
         application = create_app(settings_for(Path(folder)))
         gateway: Gateway = application.flask.extensions[EXTENSION]
         _prepare(application, gateway)
@@ -160,7 +167,7 @@ class Spawned:
     """A gateway in a process of its own, as `run.py` starts it."""
 
     url: str
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[str] | Forked
     log: Path
 
     def stop(self, seconds: float = 30) -> int:
@@ -176,8 +183,13 @@ def clean_environment(**over: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def spawned(folder: Path, *arguments: str, answering: bool = True, **environment: str) -> Iterator[Spawned]:
-    """Run `run.py` until the block ends; `arguments` are its options, `environment` its settings."""
+def spawned(
+    folder: Path, *arguments: str, answering: bool = True, anew: bool = False, **environment: str
+) -> Iterator[Spawned]:
+    """Run `run.py` until the block ends; `arguments` are its options, `environment` its settings.
+
+    With `anew` it is started from nothing, and not forked where its imports are made already.
+    """
     log = folder / "gateway.log"
     env = clean_environment(
         **{
@@ -188,15 +200,7 @@ def spawned(folder: Path, *arguments: str, answering: bool = True, **environment
         }
     )
     with log.open("w") as out:
-        process = subprocess.Popen(
-            [sys.executable, str(ROOT / "run.py"), "--port=0", *arguments],
-            cwd=ROOT,
-            env=env,
-            stdout=subprocess.PIPE,
-            stderr=out,
-            text=True,
-            start_new_session=True,
-        )
+        process = _started(["--port=0", *arguments], env, out, anew)
     try:
         url = _announced(process, log)
         if answering:
@@ -210,7 +214,23 @@ def spawned(folder: Path, *arguments: str, answering: bool = True, **environment
             process.stdout.close()
 
 
-def _announced(process: "subprocess.Popen[str]", log: Path) -> str:
+def _started(
+    arguments: list[str], env: Mapping[str, str], stderr: IO[str], anew: bool
+) -> subprocess.Popen[str] | Forked:
+    if not anew and can_fork(env):
+        return forked(arguments, env, stderr)
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "run.py"), *arguments],
+        cwd=ROOT,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def _announced(process: subprocess.Popen[str] | Forked, log: Path) -> str:
     assert process.stdout is not None
     for line in process.stdout:
         if match := re.search(r"avatar gateway on (https?://[^\s,]+)", line):
@@ -218,7 +238,7 @@ def _announced(process: "subprocess.Popen[str]", log: Path) -> str:
     raise AssertionError(f"run.py ended: {log.read_text()}")
 
 
-def _wait_for(url: str, process: "subprocess.Popen[str]", log: Path) -> None:
+def _wait_for(url: str, process: subprocess.Popen[str] | Forked, log: Path) -> None:
     with httpx.Client(base_url=url, trust_env=False, verify=False) as http:  # noqa: S501 - our own
         for _ in range(400):
             assert process.poll() is None, log.read_text()
