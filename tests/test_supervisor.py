@@ -69,6 +69,12 @@ async def serving(gateway: Spawned, wanted: int = 2) -> list[psutil.Process]:
             await asyncio.sleep(0.1)
 
 
+def stands_still(process: psutil.Process) -> bool:
+    """Whether each of its threads has stopped: the signal asks one, and that one the others."""
+    threads = Path(f"/proc/{process.pid}/task").glob("*/stat")
+    return {thread.read_text().rpartition(")")[2].split()[0] for thread in threads} == {"T"}
+
+
 def gone(processes: Sequence[psutil.Process], seconds: float = 20) -> bool:
     return psutil.wait_procs(processes, seconds)[1] == []
 
@@ -131,6 +137,7 @@ async def test_a_connection_that_waits_while_all_workers_are_dead_is_answered_by
         workers = await serving(gateway)
         for worker in workers:
             worker.suspend()
+        await until(lambda: all(map(stands_still, workers)))
         port = int(gateway.url.rpartition(":")[2])
         waiting = socket.create_connection(("127.0.0.1", port), 30)
         waiting.sendall(PING)

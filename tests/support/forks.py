@@ -19,6 +19,8 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
+from tests.support.spare import Spare
+
 ROOT = Path(__file__).parents[2]
 MOST_BYTES = 256 * 1024
 WIDTH = 8  # of the numbers between the processes
@@ -171,6 +173,8 @@ def main(address: str) -> None:
                     each.close()
                 _settle(order, files, (wake, alarm))
                 sys.modules["__main__"] = run  # which worker processes import
+                if _has_workers(order):
+                    Spare().stand_in()
                 run.main(order["arguments"])
             for number in files:
                 os.close(number)
@@ -188,6 +192,11 @@ def _bury(lines: dict[int, socket.socket]) -> None:
 def _order(line: socket.socket) -> tuple[dict[str, Any], list[int]]:
     head, files, _, _ = socket.recv_fds(line, WIDTH, 2)
     return json.loads(line.recv(int(head), socket.MSG_WAITALL)), files
+
+
+def _has_workers(order: Mapping[str, Any]) -> bool:
+    asked = [each.removeprefix("--workers=") for each in order["arguments"] if each.startswith("--workers=")]
+    return [*asked, order["env"].get("WORKERS", "1")][0] != "1" or "granian" in str(order)
 
 
 def _settle(order: Mapping[str, Any], files: Sequence[int], own: Sequence[int]) -> None:
