@@ -1,4 +1,4 @@
-"""Sign-ins beside each other, on SQLite and on PostgreSQL."""
+"""Sign-ins beside each other; renewals, on SQLite and on PostgreSQL."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -24,6 +24,7 @@ FORMER = generate_password_hash(SECRET, "pbkdf2:sha256:10")
 AT_ONCE = 6
 
 pytestmark = pytest.mark.asyncio
+BOTH = pytest.mark.parametrize("database", KINDS, indirect=True)
 
 
 class Meeting(Passwords):
@@ -64,13 +65,14 @@ class Desk:
         await self.database.run(lambda session: session.execute(change).close())
 
 
-@pytest_asyncio.fixture(params=KINDS)
+@pytest_asyncio.fixture
 async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Database]:
-    async with store(request.param, tmp_path) as database:
+    async with store(getattr(request, "param", "sqlite"), tmp_path) as database:
         await database.run(lambda session: session.add(User(email=ANN, password_hash=FORMER)))
         yield database
 
 
+@BOTH
 async def test_sign_ins_that_all_renew_a_former_hash_all_succeed(database: Database) -> None:
     """All but one once were refused: the first renewal looked like another password to the others."""
     desk = Desk(database, Meeting(AT_ONCE))
@@ -103,6 +105,7 @@ async def test_password_that_was_changed_meanwhile_opens_nothing(database: Datab
     await desk.passwords.aclose()
 
 
+@BOTH
 async def test_hash_that_a_worker_of_another_release_renews_is_no_other_password(database: Database) -> None:
     """Between the look at the credentials and the token it did look like one."""
     present, next_release = Meeting(1), Meeting(1, time_cost=2)
