@@ -86,7 +86,8 @@ class Outbox:
         minutes = round((pending.expires_at - pending.sent_at).total_seconds() / 60)
         text = TEXT.format(aim=AIMS[pending.purpose], code=code, minutes=minutes)
         worth = (pending.expires_at - self._now).total_seconds()
-        self._held.add(pending.code_hash)
+        if self._mail.sends:  # else it is only logged, and nothing comes of it
+            self._held.add(pending.code_hash)
 
         async def ended(outcome: Outcome) -> None:
             self._held.discard(pending.code_hash)

@@ -319,3 +319,10 @@ async def test_outbox_looks_by_itself_from_its_start_on(database: Database) -> N
         other.verification.outbox.start()
         await mailbox.mail()
         await other.verification.outbox.aclose()
+
+
+async def test_code_that_is_only_logged_leaves_nothing_to_send(database: Database) -> None:
+    logging = Desk(database, Mail(None, "gateway@school.example", development=True))
+    await logging.send()
+    assert await logging.pending() == 0
+    assert "0 in hand" in repr(logging.verification.outbox)
