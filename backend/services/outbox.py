@@ -123,7 +123,8 @@ class Outbox:
         code = self._codes.made_of(pending.seed)
         if self._codes.hashed(pending.email, pending.purpose, code) != pending.code_hash:
             log.warning("a mail of another key or release is not sent")
-            await self._note(pending, "refused")
+            # The code stays: a release that knows no seeds may have sent it.
+            await self._database.run(lambda session: _settle(session, [pending.code_hash]))
             return
         # Without room it is taken over once more when the hold has lapsed.
         with contextlib.suppress(Overloaded, MailUnavailable), self._mail.place() as post:
