@@ -315,6 +315,8 @@ def _lifespan(
             await gateway.files.start()
             stack.push_async_callback(gateway.mail.aclose)
             await gateway.mail.start()
+            stack.push_async_callback(gateway.verification.outbox.aclose)
+            gateway.verification.outbox.start()
             stack.push_async_callback(gateway.pictures.aclose)
             await gateway.pictures.start()
             stack.push_async_callback(gateway.administration.aclose)

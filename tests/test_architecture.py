@@ -133,7 +133,7 @@ OWNERS = {
     "prometheus_client": {"services.metrics"},
     "opentelemetry": {"services.span_export"},
     "argon2": {"services.passwords"},
-    "aiosmtplib": {"services.mail"},
+    "aiosmtplib": {"services.mail_server"},
     "pydantic": {"config", "forms", "mount", "doctor", "context", "openapi", "operations", "schemas"},
     "dotenv": {"config"},
     "aiortc": {"demo.live.session", "demo.live.tracks"},

@@ -10,10 +10,11 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support.chat_model import EVENT_STREAM, FINISHED, chunk, event, understood
 from tests.support.frontend import Frontend, good, hidden, refused
 from tests.support.gateway import PASSWORD, Served, mount, serving, settings_for
 from tests.support.own_stores import own_postgres, own_redis
-from tests.support.peer import Exchange, Peer, until
+from tests.support.peer import Exchange, Peer, Script, until
 
 pytestmark = pytest.mark.asyncio
 
@@ -130,18 +131,31 @@ def _second(settings: Any) -> Any:
 
 
 async def test_gateway_outlives_a_restart_of_postgresql(tmp_path: Path) -> None:
+    """Forwarded calls go on, and an answer that ends meanwhile is kept afterwards."""
+    paused = asyncio.Event()
     with own_postgres() as postgres:
         async with (
             Peer(script) as peer,
-            serving(settings_for(tmp_path, database_url=postgres.url, **mounted(peer))) as served,
+            Peer(pausing(paused)) as model,
+            serving(
+                settings_for(tmp_path, database_url=postgres.url, llm_url=model.url, **mounted(peer))
+            ) as served,
         ):
             student = Frontend(served.http, await served.token())
             ended = Frontend(served.http, student.token)
             student.token = await served.token()
+            chat_id = await student.new_chat()
             async with Caller(student) as caller:
                 await caller.more()
+                asking = asyncio.create_task(
+                    student.multipart("/api/chat/stream", message="Hi", session_id=str(chat_id))
+                )
+                await until(lambda: model.heads != [], PATIENCE_SECONDS)
                 await asyncio.to_thread(postgres.stop)
                 away = await answered(login(served), 503)
+                paused.set()
+                assert understood([good_stream(await asking)]) == ("One. Two.", True)
+                refused(await student.multipart("/api/chat/stream", message="Hi"), 503, "store_unavailable")
                 refused(away, 503, "store_unavailable")
                 assert int(away.headers["retry-after"]) > 0
                 # What memory does not know is neither let in nor thrown out.
@@ -156,6 +170,28 @@ async def test_gateway_outlives_a_restart_of_postgresql(tmp_path: Path) -> None:
                 await caller.more()
             assert set(caller.statuses) == {200}
             good(await student.get("/api/token_status"))
+            await until(lambda: served.gateway.answering.archive.waiting == 0, PATIENCE_SECONDS)
+            assert await student.messages(chat_id) == [("user", "Hi"), ("assistant", "One. Two.")]
+
+
+def pausing(paused: asyncio.Event) -> Script:
+    """A model that says the half of it, and the rest when it is told to."""
+
+    async def answer(exchange: Exchange) -> None:
+        await exchange.body()
+        await exchange.send(EVENT_STREAM)
+        for content in (chunk("One. "), chunk("Two."), FINISHED):
+            raw = event(content)
+            await exchange.send(b"%x\r\n%b\r\n" % (len(raw), raw))
+            await paused.wait()
+        await exchange.send(b"0\r\n\r\n")
+
+    return answer
+
+
+def good_stream(answer: httpx.Response) -> bytes:
+    assert answer.status_code == 200, answer.text
+    return answer.content
 
 
 async def test_database_file_that_another_program_locks_is_a_bounded_503_and_loses_nothing(

@@ -17,6 +17,7 @@ from backend.supervisor import StopSignals
 from benchmarks.workers import Load
 from tests.support.demo import Demo, demo
 from tests.support.gateway import Spawned, spawned
+from tests.support.mail import receiving
 from tests.support.peer import until
 from tests.test_server import BOTH, clean, ended, refuses
 
@@ -112,6 +113,31 @@ async def test_a_killed_worker_costs_its_clients_few_calls_and_is_replaced(
         assert gone(after)
     assert f"worker {before[0].pid} ended with -9" in gateway.log.read_text()
     assert clean(gateway.log)
+
+
+@pytest.mark.asyncio
+async def test_mail_of_killed_workers_is_sent_by_their_successors(tmp_path: Path) -> None:
+    """The code was promised to somebody who waits for it."""
+    async with receiving() as mailbox:
+        mailbox.go.clear()
+        smtp = f"smtp://127.0.0.1:{mailbox.port}"
+        with spawned(tmp_path, "--workers=2", SMTP_URL=smtp) as gateway:
+            workers = await serving(gateway)
+            async with httpx.AsyncClient(base_url=gateway.url, trust_env=False, timeout=20) as http:
+                account = {"email": "ann@school.example", "password": "Secret-pass1!"}
+                asked = await http.post("/api/send_verification", json={"email": account["email"]})
+                assert asked.status_code == 200
+                await until(lambda: mailbox.tried > 0, 20)
+                for worker in workers:
+                    worker.kill()
+                mailbox.go.set()
+                account["code"] = await mailbox.code()
+            await serving(gateway)
+            # The client above may hold a connection to a worker that is dead.
+            async with httpx.AsyncClient(base_url=gateway.url, trust_env=False, timeout=20) as http:
+                assert (await http.post("/api/register", json=account)).status_code == 201
+            assert await asyncio.to_thread(gateway.stop) == 0
+        assert len(mailbox.mails) == 1
 
 
 @BOTH

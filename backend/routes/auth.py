@@ -18,6 +18,7 @@ from backend.schemas.auth import (
     Token,
 )
 from backend.schemas.common import Message
+from backend.services.sign_in import sign_in
 from backend.services.tokens import Principal
 from backend.shortcut import direct
 
@@ -41,8 +42,8 @@ ON_ITS_WAY = "If there is an account for this e-mail, a code is on its way. It i
 async def login() -> GatewayResponse:
     fields = await json_body(SignIn)
     await gateway().rate_limits.login(fields.email, inbound().origin.address)
-    account = await gateway().accounts.authenticate(fields.email, fields.password)
-    return answer({"token": await gateway().tokens.issue(account)})
+    token = await sign_in(gateway().accounts, gateway().tokens, fields.email, fields.password)
+    return answer({"token": token})
 
 
 @auth.post("/send_verification")

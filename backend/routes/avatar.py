@@ -83,7 +83,7 @@ async def preview() -> GatewayResponse:
 async def add() -> GatewayResponse:
     await tutor()
     content_type = first(inbound().headers, b"content-type") or b""
-    form = await AvatarForm.begin(body(FORM_BYTES), content_type)
+    form = await AvatarForm(body(FORM_BYTES), content_type).begun()
     return answer(await gateway().catalogue.add(inbound(), form))
 
 

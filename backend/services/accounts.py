@@ -19,6 +19,9 @@ from backend.services.notifications import notify
 from backend.services.passwords import Passwords
 
 LEAST_PASSWORD_CHARACTERS = 8
+# Of the stored hash in one sign-in: another sign-in may have renewed it since, and a renewed hash is not
+# renewed again but by a release with other parameters.
+LOOKS = 3
 WRONG = "Wrong email or password."
 WELCOME = "Your account is ready. Choose an avatar, connect, and ask your first question."
 
@@ -48,10 +51,18 @@ class Accounts:
 
         Raises NotAuthenticated, with one sentence for an unknown e-mail, a wrong password and a banned user.
         """
-        account, password_hash = await self._stored(email)
-        fits = await self._passwords.verify(password_hash, password)
-        if account is None or password_hash is None or not fits:
-            raise NotAuthenticated(WRONG)
+        for _ in range(LOOKS):
+            account, password_hash = await self._stored(email)
+            fits = await self._passwords.verify(password_hash, password)
+            if account is None or password_hash is None or not fits:
+                break
+            touched = await self._touch(account, password_hash, password)
+            if touched is not None:
+                return touched
+        raise NotAuthenticated(WRONG)
+
+    async def _touch(self, account: Account, password_hash: str, password: str) -> Account | None:
+        """Note a sign-in, renewing the hash if need be; None when the row has another hash by now."""
         changes: dict[str, Any] = {"last_login": datetime.fromtimestamp(self._clock(), UTC)}
         if self._passwords.needs_rehash(password_hash):
             changes["password_hash"] = await self._passwords.hash(password)
@@ -59,7 +70,7 @@ class Accounts:
         seen = User.id == account.id, User.password_hash == password_hash, User.status != BANNED
         touch = update(User).where(*seen).values(changes).returning(User.id)
         if await self._database.run(lambda session: session.execute(touch).scalar()) is None:
-            raise NotAuthenticated(WRONG)
+            return None
         return replace(account, password_hash=changes.get("password_hash", password_hash))
 
     async def create(self, email: str, password: str, role: str) -> Account:
@@ -86,7 +97,9 @@ class Accounts:
         if not _plausible(email):
             return None, None
         user = await self._database.run(lambda session: session.scalar(select(User).filter_by(email=email)))
-        return (None, None) if user is None else (_account(user), user.password_hash)
+        if user is None or user.status == BANNED:
+            return None, None
+        return _account(user), user.password_hash
 
 
 def normalised(email: str) -> str:

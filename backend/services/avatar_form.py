@@ -1,22 +1,14 @@
 """The form that makes a new avatar, checked while it passes: no file is ever held."""
 
 import re
-import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from backend.errors import BadRequest, GatewayError, TooLarge, UnsupportedMedia
-from backend.services.multipart import (
-    FIELD_BYTES,
-    Event,
-    MultipartReader,
-    PartBegan,
-    PartBytes,
-    PartEnded,
-    boundary_of,
-)
+from backend.errors import BadRequest, TooLarge, UnsupportedMedia
+from backend.services.multipart import FIELD_BYTES, Event, PartBegan, PartBytes, PartEnded
 from backend.services.names import avatar_name
-from backend.services.streams import ByteStream, in_time
+from backend.services.passing_form import PassingForm
+from backend.services.streams import ByteStream
 
 MEGABYTE = 1 << 20
 # Both files at their limits, and room for the fields around them.
@@ -72,68 +64,19 @@ FIELDS: Mapping[str, Callable[[str, str], str]] = {
 }
 
 
-class AvatarForm:
-    """Reads the caller's form and yields the one for the service, part by part, as a ByteStream.
+class AvatarForm(PassingForm):
+    """The form for the service that makes avatars."""
 
-    The closing boundary is only sent when everything was right, so a form that turns out wrong midway
-    never looks whole to the service. `failure` keeps the reason.
-    """
-
-    def __init__(self, body: ByteStream, boundary: bytes) -> None:
-        self._body = body
-        self._reader = MultipartReader(boundary)
-        self._boundary = secrets.token_hex(16).encode("ascii")
-        self._out = bytearray()
-        self._done = False
-        self._missing = {"name", "prompt_face"}
-        self._seen: set[str] = set()
+    def __init__(self, body: ByteStream | None, content_type: bytes) -> None:
+        super().__init__(body, content_type)
+        self._needed = {"name", "prompt_face"}
         self._part = PartBegan("", None, "")
-        self._text = bytearray()
         self._file: FileKind | None = None
         self._size = 0
         self._opened = False
-        self.failure: GatewayError | None = None
 
-    @classmethod
-    async def begin(cls, body: ByteStream | None, content_type: bytes) -> "AvatarForm":
-        """Read and check the first of the form, before anything is sent on."""
-        boundary = boundary_of(content_type)
-        if boundary is None:
-            raise UnsupportedMedia("Please send a multipart form.")
-        if body is None:
-            raise BadRequest("The form is empty.")
-        form = cls(body, boundary)
-        form._out += await in_time(form.read())
-        return form
-
-    @property
-    def content_type(self) -> bytes:
-        return b"multipart/form-data; boundary=" + self._boundary
-
-    async def read(self) -> bytes:
-        try:
-            while not self._out and not self._done:
-                if chunk := await self._body.read():
-                    for event in self._reader.feed(chunk):
-                        self._take(event)
-                else:
-                    self._finish()
-        except GatewayError as error:
-            self.failure = error
-            raise
-        out = bytes(self._out)
-        self._out.clear()
-        return out
-
-    async def aclose(self) -> None:
-        await self._body.aclose()
-
-    def _finish(self) -> None:
-        self._reader.finish()
-        if self._missing:
-            raise BadRequest(f"{' and '.join(sorted(self._missing))}: missing from the form.")
-        self._out += b"--" + self._boundary + b"--\r\n"
-        self._done = True
+    def _missing(self) -> list[str]:
+        return sorted(self._needed)
 
     def _take(self, event: Event) -> None:
         match event:
@@ -177,7 +120,7 @@ class AvatarForm:
         if not filename.lower().endswith(kind.suffixes) or not kind.looks_right(bytes(self._text)):
             raise UnsupportedMedia(f"{name} needs to be {kind.spoken} ({', '.join(kind.suffixes)}).")
         self._opened = True
-        self._missing.discard(name)
+        self._needed.discard(name)
         self._head(f'name="{name}"; filename="{filename}"', "application/octet-stream")
         self._out += self._text
         self._text.clear()
@@ -203,14 +146,9 @@ class AvatarForm:
             self._seen.discard(name)
             return
         value = FIELDS[name](value, name) if name in FIELDS else value
-        self._missing.discard(name)
+        self._needed.discard(name)
         self._head(f'name="{name}"', None)
         self._out += value.encode("utf-8") + b"\r\n"
-
-    def _head(self, disposition: str, content_type: str | None) -> None:
-        kind = f"Content-Type: {content_type}\r\n" if content_type else ""
-        lines = f"\r\nContent-Disposition: form-data; {disposition}\r\n{kind}\r\n"
-        self._out += b"--" + self._boundary + lines.encode("utf-8")
 
 
 def _plain(name: str) -> str:

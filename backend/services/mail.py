@@ -3,32 +3,21 @@
 place ──► letter ──► queue ──► sender ──► mail server
                                  │  fails: again after a pause, while the letter is worth it
                                  ▼
-                             undelivered(), so that whoever wrote it can take back what it says
+                              ended(), so that whoever wrote it can take back what it says
 """
 
 import asyncio
 import logging
-import re
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from email.headerregistry import Address
-from email.message import EmailMessage
-from email.utils import formatdate, make_msgid
-from urllib.parse import unquote, urlsplit
-
-from aiosmtplib import (
-    SMTP,
-    SMTPException,
-    SMTPNotSupported,
-    SMTPRecipientsRefused,
-    SMTPResponseException,
-)
+from typing import Literal
 
 from backend.config import Settings
 from backend.errors import GatewayError, MailUnavailable, Overloaded
+from backend.services.mail_server import Server, Undeliverable, message_of
 
 log = logging.getLogger("gateway.mail")
 
@@ -37,61 +26,27 @@ PLACES = (
 )
 SENDERS = 8  # connections to the mail server at once
 PAUSES_SECONDS = (1.0, 5.0, 20.0)  # between the attempts for one letter
-STEP_SECONDS = 10.0  # connecting, or one answer of the server
 ATTEMPT_SECONDS = 30.0  # one attempt as a whole: a server may answer each step just in time
-FAREWELL_SECONDS = 2.0
 FLUSH_SECONDS = 2.0  # what a stopping gateway gives to the letters left; a server gives all of it five
-TAKE_BACK_SECONDS = 0.5  # and to taking back those that stay
+TELL_SECONDS = 0.5  # and to telling what became of those that stay
 CANCELLED_AGAIN_SECONDS = 0.1
 FULL_RETRY_SECONDS = 10
 
-ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
-LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
-MAILABLE = re.compile(rf"{ATOM}(?:\.{ATOM})*@{LABEL}(?:\.{LABEL})+")
-
-
-@dataclass(frozen=True, slots=True)
-class Server:
-    """Where mail goes; `tls` from the first byte, else STARTTLS where it is offered."""
-
-    host: str
-    port: int
-    tls: bool
-    user: str | None
-    password: str | None
-
-    @classmethod
-    def at(cls, url: str) -> "Server":
-        """Read a URL that the settings have checked."""
-        parts = urlsplit(url)
-        tls = parts.scheme == "smtps"
-        port = parts.port or (465 if tls else 587)
-        user, password = (unquote(text) if text else None for text in (parts.username, parts.password))
-        return cls(parts.hostname or "", port, tls, user, password)
-
-    @property
-    def here(self) -> bool:
-        """Whether nobody can listen on the way."""
-        return self.host in ("localhost", "127.0.0.1", "::1")
-
-    def __repr__(self) -> str:
-        return f"<Server {self.host}:{self.port}>"
+Outcome = Literal["delivered", "refused", "left"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Letter:
-    """A mail in plain text, the gist of it in the first line; worth sending for `worth_seconds`."""
+    """A mail in plain text, the gist of it in the first line; worth sending for `worth_seconds`.
+
+    `ended` hears what became of it: delivered, refused for good or in vain, or left by a gateway that stops.
+    """
 
     to: str
     subject: str
     text: str
     worth_seconds: float
-    undelivered: Callable[[], Awaitable[None]]
-
-
-def mailable(address: str) -> bool:
-    """Tell whether mail can be sent to an address, and to nobody else by it (RFC 5321, without quoting)."""
-    return MAILABLE.fullmatch(address) is not None
+    ended: Callable[[Outcome], Awaitable[None]]
 
 
 class Mail:
@@ -122,7 +77,8 @@ class Mail:
         self._flush_seconds = flush_seconds
         self._taken = 0
         self._queue: asyncio.Queue[Letter] = asyncio.Queue(places)
-        self._undelivered: set[Letter] = set()
+        # What is to be told of each, once its sender is done or stopped.
+        self._outcomes: dict[Letter, Outcome] = {}
         self._senders: list[asyncio.Task[None]] = []
 
     @classmethod
@@ -138,23 +94,23 @@ class Mail:
             return
         if self._tls is None:
             # Reads the system's certificates from disk.
-            self._tls = await asyncio.to_thread(_context, self._server)
+            self._tls = await asyncio.to_thread(self._server.trust)
         self._senders = [asyncio.create_task(self._work(), name="mail sender") for _ in range(SENDERS)]
 
     async def aclose(self) -> None:
-        """Deliver what is queued, for a bounded time; the rest is undelivered."""
+        """Deliver what is queued, for a bounded time; the rest is left."""
         senders, self._senders = self._senders, []
         if senders:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._flush_seconds):
                     await self._queue.join()
         await _ended(senders)
-        left, self._undelivered = self._undelivered, set()
-        if left:
-            log.warning("stopped with %d mails undelivered", len(left))
-            with suppress(TimeoutError):
-                async with asyncio.timeout(TAKE_BACK_SECONDS):
-                    await asyncio.gather(*(_take_back(letter) for letter in left))
+        if undelivered := self.undelivered:
+            log.warning("stopped with %d mails undelivered", undelivered)
+        untold, self._outcomes = self._outcomes, {}
+        with suppress(TimeoutError):
+            async with asyncio.timeout(TELL_SECONDS):
+                await asyncio.gather(*(_tell(letter, outcome) for letter, outcome in untold.items()))
 
     @contextmanager
     def place(self) -> Iterator[Callable[[Letter], None]]:
@@ -163,7 +119,7 @@ class Mail:
         So there is room before anything is written that would have to be undone. Raises Overloaded and
         MailUnavailable.
         """
-        if not self._senders and not (self._server is None and self._development):
+        if not self.sends and not (self._server is None and self._development):
             raise MailUnavailable
         if self._taken >= self._places:
             raise Overloaded(retry_after_seconds=FULL_RETRY_SECONDS)
@@ -186,9 +142,19 @@ class Mail:
         return self._taken
 
     @property
+    def room(self) -> int:
+        """Places that are free, none where nothing is sent."""
+        return self._places - self._taken if self.sends else 0
+
+    @property
+    def sends(self) -> bool:
+        """Whether letters go to a mail server."""
+        return bool(self._senders)
+
+    @property
     def undelivered(self) -> int:
         """Letters that no server has taken."""
-        return len(self._undelivered)
+        return sum(outcome != "delivered" for outcome in self._outcomes.values())
 
     def __repr__(self) -> str:
         return f"<Mail to {self._server!r}, {self._taken} of {self._places} places taken>"
@@ -199,7 +165,7 @@ class Mail:
             gist = letter.text.partition("\n")[0]
             log.info("for development only, as SMTP_URL is not set: mail to %s: %s", letter.to, gist)
             return False
-        self._undelivered.add(letter)
+        self._outcomes[letter] = "left"
         self._queue.put_nowait(letter)
         return True
 
@@ -208,8 +174,9 @@ class Mail:
             letter = await self._queue.get()
             try:
                 if not await self._delivered(letter):
-                    await _take_back(letter)
-                self._undelivered.discard(letter)
+                    self._outcomes[letter] = "refused"
+                await _tell(letter, self._outcomes[letter])
+                del self._outcomes[letter]
             finally:
                 self._taken -= 1
                 self._queue.task_done()
@@ -221,8 +188,8 @@ class Mail:
             try:
                 await self._hand_over(letter)
                 return True
-            except (SMTPException, OSError) as exc:  # TimeoutError is an OSError
-                trouble, final = _spoken(exc), _final(exc)
+            except Undeliverable as exc:
+                trouble, final = exc, exc.final
             except Exception:  # a mistake costs this letter, not the sender
                 log.exception("mail not delivered")
                 return False
@@ -234,37 +201,14 @@ class Mail:
         raise AssertionError  # the last attempt has no pause behind it
 
     async def _hand_over(self, letter: Letter) -> None:
-        message = _message(letter, self._sender)
-        smtp = self._connection()
-        try:
-            async with asyncio.timeout(self._attempt_seconds):
-                await smtp.connect()
-                await smtp.send_message(message, sender=self._sender, recipients=[letter.to])
-            # It was taken, whatever the server says to the farewell.
-            self._undelivered.discard(letter)
-            with suppress(SMTPException, OSError):
-                await smtp.quit(timeout=FAREWELL_SECONDS)
-        finally:
-            smtp.close()
-
-    def _connection(self) -> SMTP:
-        server = self._server
-        if server is None:
+        if self._server is None:
             raise MailUnavailable
-        # Whoever is on the way can hide the offer of STARTTLS: a password needs it.
-        required = server.user is not None and not server.here
-        return SMTP(
-            hostname=server.host,
-            port=server.port,
-            username=server.user,
-            password=server.password,
-            # Asking the system for a name of this machine may ask a name server, and would tell it to others.
-            local_hostname=self._sender.partition("@")[2],
-            timeout=STEP_SECONDS,
-            use_tls=server.tls,
-            start_tls=False if server.tls else (True if required else None),
-            tls_context=self._tls,
-        )
+
+        def taken() -> None:
+            self._outcomes[letter] = "delivered"
+
+        message = message_of(self._sender, letter.to, letter.subject, letter.text)
+        await self._server.hand_over(message, self._tls, self._attempt_seconds, taken)
 
 
 async def _ended(tasks: Iterable[asyncio.Task[None]]) -> None:
@@ -276,49 +220,8 @@ async def _ended(tasks: Iterable[asyncio.Task[None]]) -> None:
         _, left = await asyncio.wait(left, timeout=CANCELLED_AGAIN_SECONDS)
 
 
-def _context(server: Server) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    if server.here:  # mail servers on the same machine come with certificates that nobody signed
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
-
-
-def _message(letter: Letter, sender: str) -> EmailMessage:
-    """Write a letter out; what would be another header or another address raises."""
-    message = EmailMessage()
-    message["From"] = Address(addr_spec=sender)
-    message["To"] = Address(addr_spec=letter.to)
-    message["Subject"] = letter.subject
-    message["Date"] = formatdate()
-    message["Message-ID"] = make_msgid(domain=sender.partition("@")[2])
-    message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no out-of-office answers
-    message.set_content(letter.text)
-    return message
-
-
-async def _take_back(letter: Letter) -> None:
+async def _tell(letter: Letter, outcome: Outcome) -> None:
     try:
-        await letter.undelivered()
+        await letter.ended(outcome)
     except GatewayError as exc:
-        log.warning("what an undelivered mail says stays: %s", exc.code)
-
-
-def _spoken(exc: Exception) -> str:
-    """What went wrong, without the server's words: they may repeat the address."""
-    if type(exc) is SMTPException:  # the library's own words, as for a server without STARTTLS
-        return exc.message
-    refused = exc.recipients[0] if isinstance(exc, SMTPRecipientsRefused) else exc
-    code = f" {refused.code}" if isinstance(refused, SMTPResponseException) else ""
-    cause = f" ({type(exc.__cause__).__name__})" if exc.__cause__ is not None else ""
-    return f"{type(exc).__name__}{code}{cause}"
-
-
-def _final(exc: Exception) -> bool:
-    """Whether another attempt would fail in the same way (RFC 5321 section 4.2.1)."""
-    refused = exc.recipients[0] if isinstance(exc, SMTPRecipientsRefused) else exc
-    if isinstance(refused, SMTPResponseException):
-        return refused.code >= 500
-    if isinstance(exc.__cause__, ssl.SSLCertVerificationError):
-        return True
-    return type(exc) is SMTPException or isinstance(exc, SMTPNotSupported)
+        log.warning("nobody noted that a mail was %s: %s", outcome, exc.code)

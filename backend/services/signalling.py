@@ -108,7 +108,7 @@ class Signalling:
         check_length(inbound.content_length, rules.max_body)
         body = None if inbound.body is None else LimitedStream(inbound.body, rules.max_body)
         content_type = first(inbound.headers, b"content-type") or b""
-        form = await SoundForm.begin(body, content_type, seat.peer_session)
+        form = await SoundForm(body, content_type, seat.peer_session).begun()
         try:
             return await self._send(
                 inbound, seat, target, rules, form, ((b"content-type", form.content_type),)

@@ -17,42 +17,33 @@ from backend.models import VerificationCode
 from backend.models.user import EMAIL_CHARACTERS
 from backend.models.verification_code import Purpose
 from backend.services.accounts import in_use, known, normalised
+from backend.services.codes import Codes
 from backend.services.database import Database
-from backend.services.mail import Letter, Mail, mailable
+from backend.services.mail import Mail
+from backend.services.mail_server import mailable
+from backend.services.outbox import HOLD, Outbox, Pending
 
 LIFE_SECONDS = 300
 APART_SECONDS = 10  # between two codes for the same e-mail and purpose
 ATTEMPTS = 5  # a code can be tried so often: one in 200,000 is guessed
 WRONG = "This code is wrong or too old. Please check it, or ask for a new one."
 
-AIMS: dict[Purpose, str] = {
-    "register": "create your account",
-    "update_password": "change your password",
-    "delete_account": "delete your account",
-}
-SUBJECT = "Your verification code"
-TEXT = """\
-Your code to {aim}: {code}
-
-It is good for {minutes} minutes, once. Nobody will ever ask you for it but the page where you requested it.
-If you did not request it, there is nothing to do: without the code nothing happens.
-"""
-
 
 class Verification:
     """Sends codes, counts the attempts to enter them, and spends them.
 
-    Only a keyed hash of a code is stored: who reads the database cannot try a million codes on it.
+    Only a keyed hash of a code is stored, and until it is mailed a seed, which is worth nothing without the
+    key: who reads the database cannot try a million codes on it.
     """
 
     def __init__(
         self, key: str, database: Database, mail: Mail, clock: Callable[[], float] = time.time
     ) -> None:
-        # A key of its own: what one use of the signing key shows must not help against the other.
-        self._key = hmac.digest(key.encode(), b"verification codes", "sha256")
+        self._codes = Codes(key)
         self._database = database
         self._mail = mail
         self._clock = clock
+        self.outbox = Outbox(self._codes, database, mail, clock)
 
     async def send(self, email: str, purpose: Purpose) -> None:
         """Mail a code, which replaces the last one; to register, the e-mail must have no account yet.
@@ -63,11 +54,11 @@ class Verification:
         email = normalised(email)
         if not _possible(email):
             raise BadRequest("Mail cannot be sent to this e-mail. It needs the form name@place.example.")
-        code = f"{secrets.randbelow(1_000_000):06d}"
+        pending = self._new(email, purpose)
         with self._mail.place() as post:
-            wanted = await self._database.run(lambda session: self._issue(session, email, purpose, code))
-            if wanted:
-                post(self._letter(email, purpose, code))
+            # From here on another process sends it should this one die.
+            if await self._database.run(lambda session: self._issue(session, pending)):
+                post(self.outbox.letter(pending))
 
     def attempt(self, session: Session, email: str, purpose: Purpose, code: str) -> bool:
         """Count an attempt and tell whether the code is right; the transaction must not fail then.
@@ -78,14 +69,14 @@ class Verification:
         counting = update(VerificationCode).where(*_of(email, purpose), *good)
         counting = counting.values(attempts=VerificationCode.attempts + 1)
         stored = session.execute(counting.returning(VerificationCode.code_hash)).scalar_one_or_none()
-        return stored is not None and hmac.compare_digest(stored, self._hashed(email, purpose, code))
+        return stored is not None and hmac.compare_digest(stored, self._codes.hashed(email, purpose, code))
 
     def spend(self, session: Session, email: str, purpose: Purpose, code: str) -> bool:
         """Use up a code that an attempt found right, in the transaction of what it is good for.
 
         Tells whether it was still there: of several who come with the same code, one has it.
         """
-        this = VerificationCode.code_hash == self._hashed(email, purpose, code)
+        this = VerificationCode.code_hash == self._codes.hashed(email, purpose, code)
         spending = delete(VerificationCode).where(
             *_of(email, purpose), this, VerificationCode.expires_at > self._now
         )
@@ -96,18 +87,27 @@ class Verification:
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock(), UTC)
 
-    def _issue(self, session: Session, email: str, purpose: Purpose, code: str) -> bool:
+    def _new(self, email: str, purpose: Purpose) -> Pending:
+        seed, now = secrets.token_hex(16), self._now
+        code_hash = self._codes.hashed(email, purpose, self._codes.made_of(seed))
+        return Pending(email, purpose, seed, code_hash, now, now + timedelta(seconds=LIFE_SECONDS))
+
+    def _issue(self, session: Session, pending: Pending) -> bool:
         """Store a new code; tell whether to send it. Raises Conflict and TooManyRequests."""
-        now = self._now
+        now, email, purpose = pending.sent_at, pending.email, pending.purpose
         session.execute(delete(VerificationCode).where(VerificationCode.expires_at <= now))
         registered = in_use(session, email)
         if registered and purpose == "register":
             raise known(email)
+        wanted = registered or purpose == "register"
+        to_be_mailed = wanted and self._mail.sends
         values = {
-            "code_hash": self._hashed(email, purpose, code),
+            "code_hash": pending.code_hash,
             "sent_at": now,
-            "expires_at": now + timedelta(seconds=LIFE_SECONDS),
+            "expires_at": pending.expires_at,
             "attempts": 0,
+            "seed": pending.seed if to_be_mailed else None,
+            "held_until": now + HOLD if to_be_mailed else None,
         }
         apart = timedelta(seconds=APART_SECONDS)
         insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
@@ -121,19 +121,7 @@ class Verification:
         if session.execute(replacing.returning(VerificationCode.email)).scalar_one_or_none() is None:
             sent_at = session.scalar(select(VerificationCode.sent_at).where(*_of(email, purpose)))
             raise _too_soon((sent_at or now) + apart - now)
-        return registered or purpose == "register"
-
-    def _letter(self, email: str, purpose: Purpose, code: str) -> Letter:
-        async def take_back() -> None:
-            await self._database.run(lambda session: self.spend(session, email, purpose, code))
-
-        text = TEXT.format(aim=AIMS[purpose], code=code, minutes=LIFE_SECONDS // 60)
-        return Letter(email, SUBJECT, text, LIFE_SECONDS, undelivered=take_back)
-
-    def _hashed(self, email: str, purpose: Purpose, code: str) -> str:
-        """Neither an e-mail that is possible nor a purpose has a line break, so nothing can be shifted."""
-        said = f"{purpose}\n{email}\n{code}".encode("utf-8", "surrogatepass")
-        return hmac.digest(self._key, said, "sha256").hex()
+        return wanted
 
 
 def _possible(email: str) -> bool:

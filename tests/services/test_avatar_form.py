@@ -17,7 +17,7 @@ FACE = Part("prompt_face", FILM, "face.mp4")
 
 async def passed_on(*pieces: bytes) -> tuple[bytes, bytes]:
     """Let a form through; return the content type and the bytes that came out."""
-    form = await AvatarForm.begin(Pieces(*pieces), CONTENT_TYPE)
+    form = await AvatarForm(Pieces(*pieces), CONTENT_TYPE).begun()
     out: list[bytes] = []
     await into(out, form)
     return form.content_type, b"".join(out)
@@ -145,7 +145,7 @@ REFUSED: list[tuple[list[Part], type[GatewayError], str]] = [
 async def test_wrong_form_is_refused_and_never_closed(
     parts: list[Part], error: type[GatewayError], said: str
 ) -> None:
-    form = AvatarForm(Pieces(*cut(written(parts), range(0, 200_000, 50))), BOUNDARY)
+    form = AvatarForm(Pieces(*cut(written(parts), range(0, 200_000, 50))), CONTENT_TYPE)
     out: list[bytes] = []
     with pytest.raises(error, match=said) as caught:
         await into(out, form)
@@ -160,7 +160,7 @@ async def test_film_over_its_limit_is_refused_at_the_first_byte_too_many() -> No
     head = written([NAME, Part("prompt_face", FILM, "a.mp4")]).partition(b"\r\n--" + BOUNDARY + b"--")[0]
     full = [bytes(1 << 20)] * ((kind.most_bytes - len(FILM)) >> 20)
     rest = kind.most_bytes - len(FILM) - len(full) * (1 << 20)
-    form = await AvatarForm.begin(Pieces(head, *full, bytes(rest), b"x"), CONTENT_TYPE)
+    form = await AvatarForm(Pieces(head, *full, bytes(rest), b"x"), CONTENT_TYPE).begun()
     with pytest.raises(TooLarge, match="100 MB"):
         await into([], form)
 
@@ -169,7 +169,7 @@ async def test_film_over_its_limit_is_refused_at_the_first_byte_too_many() -> No
 async def test_no_file_is_held() -> None:
     head, _, end = written([NAME, FACE]).partition(FILM)
     source = Pieces(head + FILM, *[bytes(1 << 16)] * 50, end)
-    form = await AvatarForm.begin(source, CONTENT_TYPE)
+    form = await AvatarForm(source, CONTENT_TYPE).begun()
     await form.read()
     for reads in range(source.reads + 1, source.reads + 40):
         assert len(await form.read()) < 1 << 17
@@ -186,7 +186,7 @@ async def test_client_that_leaves_is_remembered_as_the_reason() -> None:
             raise ClientGone
 
     body = Leaving(written([NAME, FACE])[:300])
-    form = await AvatarForm.begin(body, CONTENT_TYPE)
+    form = await AvatarForm(body, CONTENT_TYPE).begun()
     with pytest.raises(ClientGone):
         await into([], form)
     assert isinstance(form.failure, ClientGone)
@@ -208,4 +208,4 @@ async def test_what_is_no_form_is_refused_before_anything_is_sent(
     body: Pieces | None, content_type: bytes, error: type[GatewayError]
 ) -> None:
     with pytest.raises(error):
-        await AvatarForm.begin(body, content_type)
+        await AvatarForm(body, content_type).begun()

@@ -208,7 +208,7 @@ async def test_added_avatar_is_told_with_texts_only(answer: dict[str, Any], show
     form = written([Part("name", b"Ada"), Part("prompt_face", FILM, "a.mp4")])
     content_type = b"multipart/form-data; boundary=" + BOUNDARY
     async with catalogue_at(script) as (catalogue, _):
-        told = await catalogue.add(INBOUND, await AvatarForm.begin(Pieces(form), content_type))
+        told = await catalogue.add(INBOUND, await AvatarForm(Pieces(form), content_type).begun())
         assert told == {"status": "success", "message": shown[0], "image_path": shown[1]}
 
 

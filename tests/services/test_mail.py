@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.errors import MailUnavailable, Overloaded, StoreUnavailable
-from backend.services.mail import Letter, Mail, Server, mailable
+from backend.services.mail import Letter, Mail, Outcome
+from backend.services.mail_server import Server, mailable
 from tests.support.gateway import free_port, settings_for
 from tests.support.mail import Mailbox, receiving
 from tests.support.peer import until
@@ -21,13 +22,19 @@ QUICK = (0.01, 0.01)
 
 
 class TakenBack(list[str]):
-    """Which letters were given up."""
+    """Which letters were given up, and what became of each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outcomes: list[Outcome] = []
 
     def letter(self, to: str = "ann@school.example", worth_seconds: float = 300) -> Letter:
-        async def undelivered() -> None:
-            self.append(to)
+        async def ended(outcome: Outcome) -> None:
+            self.outcomes.append(outcome)
+            if outcome != "delivered":
+                self.append(to)
 
-        return Letter(to, "Your code", "Code: 123456\n\nZeile 2, 第二行", worth_seconds, undelivered)
+        return Letter(to, "Your code", "Code: 123456\n\nZeile 2, 第二行", worth_seconds, ended)
 
 
 @contextlib.asynccontextmanager
@@ -170,7 +177,7 @@ async def test_refused_letter_is_taken_back_without_another_attempt(caplog: pyte
         post(mail, taken_back.letter())
         await settled(mail)
         assert mailbox.tried == 1
-        assert taken_back == ["ann@school.example"]
+        assert taken_back.outcomes == ["refused"]
         post(mail, taken_back.letter("bob@school.example"))
         await mailbox.mail()
     assert "550" in caplog.text
@@ -255,6 +262,7 @@ async def test_stopping_ends_in_time_and_takes_back_what_is_left(caplog: pytest.
             for number in range(20):
                 post(mail, taken_back.letter(f"u{number}@school.example"))
             await until(lambda: mailbox.tried > 0, 20)
+        assert set(taken_back.outcomes) == {"left"}
         assert sorted(taken_back) == sorted(f"u{number}@school.example" for number in range(20))
         with pytest.raises(MailUnavailable), mail.place():
             raise AssertionError
@@ -265,7 +273,7 @@ async def test_stopping_ends_in_time_and_takes_back_what_is_left(caplog: pytest.
 async def test_stopping_ends_though_a_cancellation_was_swallowed() -> None:
     begun = asyncio.Event()
 
-    async def swallowing() -> None:
+    async def swallowing(outcome: Outcome) -> None:
         begun.set()
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.sleep(3600)
@@ -288,13 +296,13 @@ async def test_letter_that_was_taken_is_not_taken_back_though_the_server_keeps_s
             # The answer to it is read, and the farewell is under way.
             await until(lambda: not mail.undelivered, 20)
             assert mail.waiting == 1
-        assert taken_back == []
+        assert taken_back.outcomes == ["delivered"]
         assert len(mailbox.mails) == 1
 
 
 @pytest.mark.asyncio
 async def test_letter_that_cannot_be_taken_back_stops_no_sender(caplog: pytest.LogCaptureFixture) -> None:
-    async def away() -> None:
+    async def away(outcome: Outcome) -> None:
         raise StoreUnavailable
 
     async with receiving() as mailbox, sending(at(mailbox)) as mail:

@@ -265,14 +265,14 @@ async def test_without_room_for_mail_nothing_is_stored(
 
 
 @pytest.mark.asyncio
-async def test_code_of_an_undelivered_mail_is_taken_back_and_no_later_one(desk: Desk) -> None:
+async def test_code_of_a_refused_mail_is_taken_back_and_no_later_one(desk: Desk) -> None:
     await desk.send()
     first = desk.mail.letters[0]
-    await first.undelivered()
+    await first.ended("refused")
     assert await desk.rows() == []
     second = await desk.send()
     if second not in first.text:
-        await first.undelivered()
+        await first.ended("refused")
         assert await desk.attempt(second)
 
 

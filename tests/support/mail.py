@@ -61,7 +61,7 @@ class Mailbox:
 
     async def mail(self, number: int = 1) -> EmailMessage:
         """Wait for so many mails, and return the last of them."""
-        async with asyncio.timeout(20), self.arrived:
+        async with asyncio.timeout(60), self.arrived:
             await self.arrived.wait_for(lambda: len(self.mails) >= number)
         return self.mails[number - 1]
 
