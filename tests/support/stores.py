@@ -1,6 +1,7 @@
 """Empty databases for tests: a SQLite file, or a PostgreSQL database of their own."""
 
 import asyncio
+import atexit
 import contextlib
 import os
 import secrets
@@ -26,22 +27,36 @@ HOW_TO_START = (
 
 
 @contextlib.contextmanager
-def store_url(kind: str, folder: Path) -> Iterator[str]:
-    """The address of an empty database; skips without PostgreSQL, fails under CI."""
+def store_url(kind: str, folder: Path, *, tables: bool = False) -> Iterator[str]:
+    """The address of a database, empty or with all tables; skips without PostgreSQL, fails under CI."""
     if kind == "sqlite":
+        if tables:
+            sqlite_with_tables(folder)
         yield f"sqlite:///{folder}/gateway.db"
         return
-    name = f"gateway_test_{secrets.token_hex(6)}"
+    name = _unused_name()
+    with _server() as server:
+        template = _postgresql_with_tables() if tables else "template1"
+        server.execute(f"CREATE DATABASE {name} TEMPLATE {template}".encode())
+        yield _url(name)
+        server.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+
+
+def _unused_name() -> str:
+    return f"gateway_test_{secrets.token_hex(6)}"
+
+
+def _url(name: str) -> str:
+    return f"{POSTGRES.rstrip('/')}/{name}"
+
+
+def _server() -> "psycopg.Connection[tuple[object, ...]]":
     try:
-        server = psycopg.connect(POSTGRES, autocommit=True, connect_timeout=3)
+        return psycopg.connect(POSTGRES, autocommit=True, connect_timeout=3)
     except psycopg.OperationalError:
         if os.environ.get("CI") == "true":
             pytest.fail(HOW_TO_START)
         pytest.skip(HOW_TO_START)
-    with server:
-        server.execute(f"CREATE DATABASE {name}".encode())
-        yield f"{POSTGRES.rstrip('/')}/{name}"
-        server.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
 
 def tables_in(url: str, folder: Path) -> None:
@@ -62,15 +77,35 @@ def _sqlite_with_tables() -> bytes:
         return file.read_bytes()
 
 
+def sqlite_with_tables(folder: Path) -> None:
+    """Put a database with all tables into the folder; they are made once a process."""
+    (folder / "gateway.db").write_bytes(_sqlite_with_tables())
+
+
+@cache
+def _postgresql_with_tables() -> str:
+    """Make a database to copy, which goes with this process."""
+    name = _unused_name()
+    with _server() as server:
+        server.execute(f"CREATE DATABASE {name}".encode())
+    atexit.register(_drop, name)
+    with tempfile.TemporaryDirectory() as folder:
+        tables_in(_url(name), Path(folder))
+    return name
+
+
+def _drop(name: str) -> None:
+    with _server() as server:
+        server.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)".encode())
+
+
 @contextlib.asynccontextmanager
 async def store(kind: str, folder: Path, *, threads: int = 8) -> AsyncIterator[Database]:
     """A database with all tables."""
-    with store_url(kind, folder) as url:
-        app = Flask("test")
-        if kind == "sqlite":
-            (folder / "gateway.db").write_bytes(await asyncio.to_thread(_sqlite_with_tables))
-        engine = attach(app, load({}, None, database_url=url, gateway_instance_dir=folder))
-        await asyncio.to_thread(upgrade, app)
+    # Not on the loop, where statements are looked for.
+    await asyncio.to_thread(_sqlite_with_tables if kind == "sqlite" else _postgresql_with_tables)
+    with store_url(kind, folder, tables=True) as url:
+        engine = attach(Flask("test"), load({}, None, database_url=url, gateway_instance_dir=folder))
         database = Database(engine, threads=threads)
         yield database
         await database.aclose()

@@ -17,8 +17,9 @@ from backend.config import load
 from backend.errors import NotAuthenticated
 from backend.models import User
 from backend.services.accounts import Account
-from backend.services.database import Database, attach, upgrade
+from backend.services.database import Database, attach
 from backend.services.tokens import Tokens
+from tests.support.stores import sqlite_with_tables
 
 T = TypeVar("T")
 KEY = "a key of the tests, long enough to sign with"
@@ -109,9 +110,8 @@ class World:
 
 @pytest_asyncio.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    app = Flask("test")
-    engine = attach(app, load({}, None, database_url=f"sqlite:///{tmp_path}/gateway.db"))
-    await asyncio.to_thread(upgrade, app)
+    await asyncio.to_thread(sqlite_with_tables, tmp_path)
+    engine = attach(Flask("test"), load({}, None, database_url=f"sqlite:///{tmp_path}/gateway.db"))
     world = World(engine)
     yield world
     await world.database.aclose()
