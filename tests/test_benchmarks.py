@@ -30,6 +30,7 @@ from benchmarks.dashboard import Watched as Open
 from benchmarks.figures import Spread, at_most, differences, percentile, ratios, times
 from benchmarks.leavers import Left
 from benchmarks.measures import Kind, Measure
+from benchmarks.meters import Compared, Seen
 from benchmarks.processes import Failure, environment, running
 from benchmarks.seeing import Cost, timed
 from benchmarks.soak import Soaked, State
@@ -560,3 +561,21 @@ def test_what_seeing_costs_is_compared_turn_by_turn() -> None:
     assert cost.more.middle == pytest.approx(5)
     assert cost.noise.middle == pytest.approx(1)
     assert cost.microseconds == pytest.approx(7.5)
+
+
+@pytest.mark.parametrize(
+    ("meter", "told", "short"),
+    [
+        ("script", [(100, 205), (100, 209), (100, 400)], False),
+        ("script", [(100, 205), (100, 211), (100, 211)], True),
+        ("script", [(100, 200), (101, 200), (100, 200)], True),
+        ("wrk", [(100, 200), (116, 200), (100, 200)], False),
+        ("wrk", [(99, 200), (100, 200), (100, 200)], True),
+    ],
+)
+def test_figures_are_set_beside_a_meter_outside(
+    meter: str, told: list[tuple[int, float]], short: bool
+) -> None:
+    seen = Seen(100, {"p50": 200})
+    one = Compared("granian", meter, [(seen, Seen(calls, {"p50": value})) for calls, value in told])
+    assert one.short is short
