@@ -1,8 +1,5 @@
 import asyncio
-import contextlib
-import os
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +13,7 @@ from backend.demo.faults import Switch
 from backend.demo.world import World
 from backend.server import listen
 from backend.services import readiness
+from tests.support.disk import fill, small_disk
 from tests.support.frontend import Frontend, hidden
 from tests.support.gateway import Served, mount, serving
 from tests.support.peer import Exchange, Peer, until
@@ -112,22 +110,12 @@ async def test_detailed_health_answers_in_time_while_every_place_is_taken(
 @pytest.fixture
 def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A disk of a megabyte, where root may mount one; else one that is full as soon as it holds a file."""
-    place = tmp_path / "disk"
-    place.mkdir()
     monkeypatch.setattr(readiness, "LEAST_FREE_BYTES", 1 << 16)
-    mounting = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
-    mounted = os.geteuid() == 0 and not subprocess.run(mounting, capture_output=True, check=False).returncode
-    if not mounted:
-        monkeypatch.setattr(readiness, "_free_bytes", lambda folder: 0 if any(folder.iterdir()) else 1 << 20)
-    yield place
-    if mounted:
-        subprocess.run(["umount", place], check=True)
-
-
-def fill(disk: Path) -> None:
-    with contextlib.suppress(OSError), (disk / "filler").open("wb", buffering=0) as file:
-        for _ in range(64):
-            file.write(bytes(1 << 15))
+    place = tmp_path / "disk"
+    with small_disk(place, "1m") as mounted:
+        if not mounted:
+            monkeypatch.setattr(readiness, "_free_bytes", lambda at: 0 if any(at.iterdir()) else 1 << 20)
+        yield place
 
 
 async def told_within_a_second(served: Served, status: int, **wrong: str) -> None:
@@ -170,7 +158,7 @@ async def test_overload_hung_service_full_disk_and_dead_database_are_named_withi
             await world.control.put(Switch("manager", "hang"))
             wrong["manager"] = "upstream_total_timeout"
             await told_within_a_second(served, 200, **wrong)
-            fill(disk)
+            await asyncio.to_thread(fill, disk)
             wrong["files"] = "nearly full"
             await told_within_a_second(served, 200, **wrong)
             engine = served.gateway.database._engine
