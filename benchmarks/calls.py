@@ -67,7 +67,8 @@ class Connection(asyncio.Protocol):
         self._answer = asyncio.get_running_loop().create_future()
         if self._transport.is_closing():
             self._fail(Failure("the connection was closed between calls"))
-        self._transport.write(request)
+        else:
+            self._transport.write(request)
         return self._answer
 
     async def call(self, request: bytes) -> None:
@@ -123,6 +124,8 @@ async def paced(address: Address, request: bytes, rate: float, seconds: float) -
     latencies: list[float] = []
 
     async def one(due: float) -> None:
+        while idle and not idle[-1].open:  # a server ends connections that were idle for long
+            idle.pop().close()
         connection = idle.pop() if idle else await Connection.opened(address)
         sent = time.perf_counter()
         await connection.call(request)

@@ -18,18 +18,13 @@ from urllib.parse import urlsplit
 
 import uvloop
 
-from benchmarks import command, gateway, nginx, report, upstream, usage, viewers
+from benchmarks import command, gateway, nginx, report, upstream, usage
 from benchmarks.calls import Address, Connection
 from benchmarks.machine import Cores, described, require
 from benchmarks.processes import Failure
 from benchmarks.stream import Line, head
 
 KINDS = ("small", "large", "mixed")
-# Beside small calls the dashboard is looked at, by so many; once round its quarter of an hour, a page
-# holds the same number of points for ever.
-WATCHED = "watched"
-WATCHERS = 10
-PAGE_SPARE_MB = 3.0
 VERSIONS = ("flask", "hypercorn", "granian", "uvloop", "pyreqwest")
 USERS = 16
 # Of a caller's calls, every so many is followed by a large body up, one down, and one left half-way.
@@ -102,11 +97,6 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--seconds", type=command.between(1, 86_400), default=20.0, metavar="S", help="of the mix, at most"
     )
-    parser.add_argument(
-        "--dashboard",
-        action="store_true",
-        help="small calls alone, while readers look at the dashboard, and Chromium where there is one",
-    )
     parser.add_argument("--only", choices=KINDS, help="this kind of work alone")
     parser.add_argument("--server", choices=gateway.SERVERS, help="this one alone")
     return parser.parse_args(arguments)
@@ -119,34 +109,24 @@ def main(asked: argparse.Namespace, folder: Path) -> int:
     os.sched_setaffinity(0, {cores.load})
     account = gateway.Account.made(folder)
     soaked = []
-    pages: list[tuple[viewers.PageState, viewers.PageState]] = []
     with nginx.files(folder, cores.load) as files, upstream.served(folder, cores.load) as sink:
-        kinds = [WATCHED] if asked.dashboard else [asked.only] if asked.only else KINDS
+        kinds = [asked.only] if asked.only else KINDS
         for server, kind in itertools.product([asked.server] if asked.server else gateway.SERVERS, kinds):
             report.progress(f"gateway on {server}: {kind}")
             settings = {"UPSTREAM_KEEPALIVE_SECONDS": str(KEEPALIVE_SECONDS)}
             with gateway.served(server, account, folder, cores.measured, files, sink, **settings) as served:
-                if kind == WATCHED:
-                    soaked.append(watched(server, served, asked.seconds, pages))
-                else:
-                    soaked.append(measured(server, kind, served, asked, folder))
+                soaked.append(measured(server, kind, served, asked, folder))
     table = _table(soaked)
     notes = [
         f"{USERS} callers of small calls; large bodies have 256 MiB each and follow one another. At the end, "
         f"memory may be {MOST_GROWTH - 1:.0%} above that of the half, and {SPARE_FILES} files and "
         f"{SPARE_THREADS} threads more may be there; a large body may hold {MOST_PEAK_MB:g} MB. Of several "
-        "processes the memory of the largest is shown.",
-        *(
-            f"The page in Chromium: {half.heap_mb:.1f} MB and {half.nodes:,} nodes at the half, "
-            f"{end.heap_mb:.1f} MB and {end.nodes:,} at the end."
-            for half, end in pages
-        ),
+        "processes the memory of the largest is shown."
     ]
-    grown = any(end.heap_mb > half.heap_mb + PAGE_SPARE_MB for half, end in pages)
     report.show(machine, [table], notes)
     report.save(asked.markdown, report.markdown(machine, [table], notes))
     report.save(asked.json, {"machine": machine, "soaked": [asdict(one) for one in soaked]})
-    return command.SHORT if grown or any(one.verdict == "short" for one in soaked) else command.FINE
+    return command.SHORT if any(one.verdict == "short" for one in soaked) else command.FINE
 
 
 def measured(
@@ -168,35 +148,6 @@ def measured(
             states.append(_state(served, work.calls))
     start, half, end = states
     return Soaked(server, start, half, end, kind)
-
-
-def watched(
-    server: str,
-    served: gateway.Served,
-    seconds: float,
-    pages: list[tuple[viewers.PageState, viewers.PageState]],
-) -> Soaked:
-    """Make small calls for two halves while WATCHERS read the stream. Raises Failure when a call fails."""
-    work = Work(served, _address(served.url))
-    seen: list[viewers.PageState] = []
-    with (
-        viewers.watching(served.url, WATCHERS, page=True) as crowd,
-        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
-    ):
-        states = [_state(served, 0)]
-        for _ in range(2):
-            usage.forget_peak(served.process)
-            runner.run(work.half(seconds / 2, 1 << 40, large_every=None))
-            time.sleep(SETTLE_SECONDS)
-            states.append(_state(served, work.calls))
-            page = crowd.call(crowd.page_state())
-            seen += [page] if page is not None else []
-        if crowd.events < WATCHERS * seconds / 4:
-            raise Failure("the dashboard's stream stood still")
-    if len(seen) == 2:
-        pages.append((seen[0], seen[1]))
-    start, half, end = states
-    return Soaked(server, start, half, end, WATCHED)
 
 
 def transferred(served: gateway.Served, folder: Path, bodies: int) -> int:

@@ -1,10 +1,12 @@
-"""An upstream that only waits or counts: `python -m benchmarks.upstream PORT SECONDS`.
+"""An upstream that only waits or counts: `python -m benchmarks.upstream PORT SECONDS [SPREAD]`.
 
-GET /slow is answered after so many seconds, other GETs at once, a POST when its body has arrived.
+GET /slow is answered after so many seconds, up to SPREAD more or less; other GETs at once, a POST when its
+body has arrived.
 """
 
 import asyncio
 import contextlib
+import random
 import re
 import sys
 from collections.abc import Iterator
@@ -25,10 +27,10 @@ ANSWER = b"HTTP/1.1 %d \r\nContent-Type: application/json\r\nContent-Length: %d\
 
 
 @contextlib.contextmanager
-def served(folder: Path, core: int, seconds: float = 0.0) -> Iterator[str]:
+def served(folder: Path, core: int, seconds: float = 0.0, spread: float = 0.0) -> Iterator[str]:
     """Run this upstream until the block ends; give the URL."""
     port = free_port()
-    command = [sys.executable, "-m", "benchmarks.upstream", str(port), str(seconds)]
+    command = [sys.executable, "-m", "benchmarks.upstream", str(port), str(seconds), str(spread)]
     with running("waiting-upstream", command, core=core, folder=folder) as process:
         answering(process, f"http://127.0.0.1:{port}/")
         yield f"http://127.0.0.1:{port}"
@@ -37,8 +39,9 @@ def served(folder: Path, core: int, seconds: float = 0.0) -> Iterator[str]:
 class Connection(asyncio.BufferedProtocol):
     """One client; a request's head is kept until it is whole, its body is never kept."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, spread: float) -> None:
         self._seconds = seconds
+        self._spread = spread
         self._head = b""
         self._missing = 0
         self._size = 0
@@ -63,7 +66,8 @@ class Connection(asyncio.BufferedProtocol):
     def _begin(self, head: bytes, rest: int) -> None:
         length = re.search(rb"\r\ncontent-length: *(\d+)", head, re.IGNORECASE)
         if head.startswith(b"GET /slow"):
-            asyncio.get_running_loop().call_later(self._seconds, self._answer, 200)
+            seconds = self._seconds + random.uniform(-self._spread, self._spread)
+            asyncio.get_running_loop().call_later(seconds, self._answer, 200)
         elif head.startswith(b"GET "):
             self._answer(200)
         elif length is None:
@@ -84,12 +88,12 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.write(ANSWER % (status, len(body), body))
 
 
-async def serve(port: int, seconds: float) -> None:
+async def serve(port: int, seconds: float, spread: float) -> None:
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Connection(seconds), "127.0.0.1", port, backlog=BACKLOG)
+    server = await loop.create_server(lambda: Connection(seconds, spread), "127.0.0.1", port, backlog=BACKLOG)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
     allow_open_files(MOST_CONNECTIONS)
-    uvloop.run(serve(int(sys.argv[1]), float(sys.argv[2])))
+    uvloop.run(serve(int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3]) if sys.argv[3:] else 0.0))

@@ -26,14 +26,16 @@ class Load:
     failed: int
 
 
-def load(url: str, headers: Mapping[str, str], seconds: float, core: int) -> Load:
+def load(
+    url: str, headers: Mapping[str, str], seconds: float, core: int, connections: int = CONNECTIONS
+) -> Load:
     """Call a URL as fast as it answers. Raises Failure, also when a single call failed.
 
     wrk knows whole seconds only: `seconds` is rounded up.
     """
     whole = max(1, math.ceil(seconds))
     command = [tool("taskset") or "taskset", "--cpu-list", str(core), tool("wrk") or "wrk"]
-    command += ["--threads=1", f"--connections={CONNECTIONS}", f"--duration={whole}s"]
+    command += ["--threads=1", f"--connections={connections}", f"--duration={whole}s"]
     command += [f"--timeout={ANSWER_SECONDS}s", "--latency"]
     for name, value in headers.items():
         command += ["--header", f"{name}: {value}"]

@@ -25,9 +25,12 @@ from benchmarks.concurrency import Step
 from benchmarks.concurrency import options as concurrency_options
 from benchmarks.crowds import Burden
 from benchmarks.crowds import options as crowds_options
+from benchmarks.dashboard import Look
+from benchmarks.dashboard import Watched as Open
 from benchmarks.figures import Spread, at_most, differences, percentile, ratios, times
 from benchmarks.leavers import Left
 from benchmarks.measures import Kind, Measure
+from benchmarks.meters import Compared, Seen
 from benchmarks.processes import Failure, environment, running
 from benchmarks.seeing import Cost, timed
 from benchmarks.soak import Soaked, State
@@ -35,7 +38,7 @@ from benchmarks.stream import head, parsed
 from benchmarks.subjects import AIOHTTP, DIRECT, GRANIAN, SUBJECTS
 from benchmarks.table import options as table_options
 from benchmarks.uploads import Uploaded
-from benchmarks.viewers import watching
+from benchmarks.viewers import PageState, watching
 from benchmarks.wrk import UNITS
 from benchmarks.wrk import parsed as wrk_parsed
 from tests.support import websocket
@@ -260,6 +263,27 @@ def test_a_body_that_is_held_falls_short_where_bodies_are_measured() -> None:
     assert Soaked("granian", start, half, half, "large").verdict == "short"
     assert Soaked("granian", start, half, half, "small").verdict == "ok"
     assert Soaked("granian", start, half, State(8, 100, 20, 10, 100), "small").verdict == "short"
+
+
+def look(
+    minutes: float, *, resident: float = 100, heap: float = 3, files: int = 60, nodes: int = 800
+) -> Look:
+    return Look(minutes * 60, 1200, 5.0, resident, files, PageState(heap, nodes))
+
+
+@pytest.mark.parametrize(
+    ("last", "verdict"),
+    [
+        (look(60, resident=105, heap=5), "ok"),
+        (look(60, resident=106), "short"),
+        (look(60, heap=5.1), "short"),
+        (look(60, files=65), "short"),
+        (look(60, nodes=901), "short"),
+        (look(60, resident=50, heap=1), "ok"),
+    ],
+)
+def test_an_open_dashboard_may_grow_until_its_quarter_of_an_hour_is_full(last: Look, verdict: str) -> None:
+    assert Open("granian", 16 * 60, [look(1, resident=50, heap=1), look(16), last]).verdict == verdict
 
 
 @given(st.floats(min_value=0.01, max_value=1e9))
@@ -537,3 +561,21 @@ def test_what_seeing_costs_is_compared_turn_by_turn() -> None:
     assert cost.more.middle == pytest.approx(5)
     assert cost.noise.middle == pytest.approx(1)
     assert cost.microseconds == pytest.approx(7.5)
+
+
+@pytest.mark.parametrize(
+    ("meter", "told", "short"),
+    [
+        ("script", [(100, 205), (100, 209), (100, 400)], False),
+        ("script", [(100, 205), (100, 211), (100, 211)], True),
+        ("script", [(100, 200), (101, 200), (100, 200)], True),
+        ("wrk", [(100, 200), (116, 200), (100, 200)], False),
+        ("wrk", [(99, 200), (100, 200), (100, 200)], True),
+    ],
+)
+def test_figures_are_set_beside_a_meter_outside(
+    meter: str, told: list[tuple[int, float]], short: bool
+) -> None:
+    seen = Seen(100, {"p50": 200})
+    one = Compared("granian", meter, [(seen, Seen(calls, {"p50": value})) for calls, value in told])
+    assert one.short is short

@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import pytest
 import pytest_asyncio
 
 from benchmarks.balance import Balanced, Watched
 from benchmarks.balance import options as balance_options
-from benchmarks.calls import Told, in_turn, offered
+from benchmarks.calls import WARM_CALLS, Told, in_turn, offered, paced
 from benchmarks.dependencies import judged
 from benchmarks.dependencies import options as dependencies_options
 from benchmarks.outage import options as outage_options
@@ -55,6 +56,28 @@ async def test_upstream_fails_as_it_is_told(service: Service) -> None:
     service.mode = "answers"
     await service.start()
     assert {one.status for one in await in_turn(address, GET, 1, 0.5)} == {200}
+
+
+@pytest.mark.asyncio
+async def test_paced_calls_go_on_when_the_server_ends_a_kept_connection() -> None:
+    """A dashboard that was watched for minutes lost its load to one that had been idle."""
+    served: list[asyncio.Task[None] | None] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        served.append(asyncio.current_task())
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            for _ in range(WARM_CALLS + 1):
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        latencies = await paced(server.sockets[0].getsockname()[:2], GET, 10, 0.5)
+        await asyncio.wait([task for task in served if task is not None], timeout=10)
+    assert (len(latencies), len(served)) == (5, 2)
 
 
 def told(status: int, seconds: float, *, sent: float = 0.0, head: bytes = POLITE) -> Told:

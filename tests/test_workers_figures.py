@@ -40,9 +40,9 @@ def wait_for(condition: Any, seconds: float = 60) -> None:
 
 
 @contextmanager
-def working(folder: Path, server: str) -> Iterator[Spawned]:
-    with spawned(folder, f"--server={server}", "--workers=2", TMPDIR=str(folder)) as gateway:
-        wait_for(lambda: len(stats(gateway)["workers"]) == 2)
+def working(folder: Path, server: str, workers: int = 2) -> Iterator[Spawned]:
+    with spawned(folder, f"--server={server}", f"--workers={workers}", TMPDIR=str(folder)) as gateway:
+        wait_for(lambda: len(stats(gateway)["workers"]) == workers)
         yield gateway
 
 
@@ -52,17 +52,21 @@ def folders(place: Path) -> list[Path]:
 
 @BOTH
 def test_any_worker_tells_of_all_and_a_death_takes_nothing_away(tmp_path: Path, server: str) -> None:
-    with working(tmp_path, server) as gateway:
+    with working(tmp_path, server, 4) as gateway:
         before = pings(stats(gateway))
         for _ in range(40):
             assert ask(gateway, "/api/ping").status_code == 200
         wait_for(lambda: pings(stats(gateway)) == before + 40)
+        document = stats(gateway)
+        assert sum(one["total_requests"] for one in document["workers"]) == document["total_requests"]
+        assert sum(one["count"] for one in document["routes"]) == document["total_requests"]
+        assert document["duration_ms"]["since_start"]["count"] == document["total_requests"]
         assert folders(tmp_path)[0].stat().st_mode & 0o777 == 0o700
         seen = [pings(stats(gateway))]
         victim = stats(gateway)["workers"][0]["pid"]
         os.kill(victim, signal.SIGKILL)
         wait_for(lambda: victim not in {one["pid"] for one in stats(gateway)["workers"]})
-        wait_for(lambda: len(stats(gateway)["workers"]) == 2)
+        wait_for(lambda: len(stats(gateway)["workers"]) == 4)
         seen += [pings(stats(gateway)) for _ in range(10)]
         assert seen == sorted(seen)
         assert seen[-1] >= before + 40

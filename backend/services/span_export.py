@@ -3,12 +3,14 @@
 Loaded only where GATEWAY_TRACES asks for it; requirements-trace.txt has what it needs.
 """
 
+import contextlib
 import fcntl
 import logging
 import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -84,14 +86,27 @@ class TraceFile:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         while True:
             how = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-            with open(os.open(self._path, how, 0o600), "wb", buffering=0) as out:
+            with FileIO(os.open(self._path, how, 0o600), "wb") as out:
                 fcntl.flock(out, fcntl.LOCK_EX)
-                if os.fstat(out.fileno()).st_size < self._most_bytes:
-                    out.write(content)
+                size = os.fstat(out.fileno()).st_size
+                if size < self._most_bytes:
+                    _append(out, content, size)
                     return
                 # Unless another worker has just done it.
                 if self._path.exists() and os.path.samestat(os.fstat(out.fileno()), self._path.stat()):
                     os.replace(self._path, self._path.with_name(self._path.name + ".1"))
+
+
+def _append(out: FileIO, content: bytes, size: int) -> None:
+    """Write all or nothing: a nearly full disk takes a part, which would spoil the next line."""
+    left = memoryview(content)
+    try:
+        while left:
+            left = left[out.write(left) :]
+    except OSError:
+        with contextlib.suppress(OSError):  # of a device, which has no size
+            os.ftruncate(out.fileno(), size)
+        raise
 
 
 def _to_terminal(content: bytes) -> None:

@@ -14,8 +14,9 @@ from tests.support.demo import demo
 from tests.support.gateway import ROOT
 
 # The gateway stops its clock when it has handed over the last byte, the script when it has read it; between
-# them lies the machine's own delay, which on a busy one is the larger part.
-RELATIVE, ABSOLUTE_SECONDS = 0.1, 0.15
+# them lies the machine's own delay, which on a busy one is the larger part. Where it has room, the two agree
+# to the twentieth part: `python -m benchmarks.meters`.
+RELATIVE, ABSOLUTE_SECONDS = 0.05, 0.15
 ROUTE = "/api/avatar/preview"
 
 
@@ -34,7 +35,7 @@ def near(one: float, other: float) -> bool:
 
 @pytest.mark.asyncio
 async def test_script_and_gateway_agree_on_counts_and_percentiles(tmp_path: Path) -> None:
-    async with demo(tmp_path, "--demo-latency", "0.4") as world:
+    async with demo(tmp_path, "--demo-latency", "1.5") as world:
         token = world.http.headers["Authorization"].removeprefix("Bearer ")
         url = world.gateway.url
         argv = ("--duration", "6", "--users", "8")

@@ -16,6 +16,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from backend.config import Settings
 from backend.services.span_export import TraceFile
+from tests.support.disk import small_disk
 from tests.support.frontend import Frontend, good
 from tests.support.gateway import free_port, mount, serving, settings_for, spawned
 from tests.support.peer import Exchange, Peer, until
@@ -182,3 +183,33 @@ def test_a_full_file_makes_room_for_a_new_one(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["traces.jsonl", "traces.jsonl.1"]
     assert file.stat().st_size <= 120
     assert {line[0] for line in (tmp_path / "traces.jsonl.1").read_text().splitlines()} == {"x", "y"}
+
+
+def test_a_full_disk_takes_whole_lines_or_none(tmp_path: Path) -> None:
+    """A part of what was written stayed, was taken for the whole, and spoiled the line behind it."""
+    with small_disk(tmp_path / "disk", "64k") as mounted:
+        if not mounted:
+            pytest.skip("a small disk needs root and the right to mount one")
+        file = tmp_path / "disk" / "traces.jsonl"
+        traces = TraceFile(file)
+        traces.write(b"x" * 49_999 + b"\n")
+        for _ in range(2):
+            with pytest.raises(OSError, match="No space"):
+                traces.write(b"y" * 39_999 + b"\n")
+        traces.write(b"z" * 999 + b"\n")
+        assert [line[0] + str(len(line)) for line in file.read_text().splitlines()] == ["x49999", "z999"]
+
+
+@pytest.mark.asyncio
+async def test_spans_that_a_full_disk_does_not_take_are_counted_and_hold_up_no_call(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "full").symlink_to("/dev/full")
+    async with Peer(reply) as peer:
+        over = {"gateway_traces": f"file:{tmp_path / 'full'}", "gateway_mounts": [mount("/m", peer.url)]}
+        async with serving(settings_for(tmp_path, **over)) as served:
+            for _ in range(20):
+                assert (await served.http.get("/m/x")).status_code == 200
+            await until(lambda: served.gateway.watching.face.tracer.lost > 0, seconds=30)  # type: ignore[union-attr]
+            assert (await served.http.get("/api/stats")).json()["lost_spans"] > 0
+    assert caplog.text.count("cannot be delivered") == 1

@@ -1,6 +1,8 @@
 """Planted faults: the doctor finds each, and names what helps."""
 
 import contextlib
+import json
+import os
 import resource
 import socket
 import ssl
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 from flask import Flask
 
+from backend import doctor
 from backend.config import Settings
 from backend.services import diagnosis
 from backend.services.database import Database, attach, upgrade
@@ -92,6 +95,10 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diagnosis.shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 20))
 
 
+def read_only_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagnosis.os, "access", lambda _, mode: not mode & os.W_OK)
+
+
 NOWHERE = "127.0.0.1:1"
 
 
@@ -106,6 +113,7 @@ NOWHERE = "127.0.0.1:1"
         ("mail", "fault", "SMTP_URL", {"smtp_url": f"smtp://me:very-secret@{NOWHERE}"}),
         ("mail", "warning", "SMTP_URL", {"host": "0.0.0.0"}),
         ("database", "fault", "DATABASE_URL", {"database_url": f"postgresql://me:very-secret@{NOWHERE}/x"}),
+        ("uvloop", "warning", "GATEWAY_UVLOOP", {"gateway_uvloop": False}),
     ],
 )
 def test_service_that_does_not_answer_is_found_with_the_setting_that_leads_to_it(
@@ -142,6 +150,8 @@ def test_every_address_of_a_service_is_looked_at(
         ("open files", "fault", "ulimit -Hn", few_files),
         ("uvloop", "warning", "install_async_deps.sh", no_uvloop),
         ("files", "fault", "GATEWAY_FILES_DIR", full_disk),
+        ("instance folder", "fault", "chown", read_only_disk),
+        ("files", "fault", "chown", read_only_disk),
     ],
 )
 def test_fault_of_the_machine_is_found_with_its_remedy(
@@ -203,3 +213,100 @@ def test_database_with_tables_is_told_from_an_empty_one(tmp_path: Path, services
     upgrade(app)
     engine.dispose()
     assert "revision" in examined(tmp_path, **services)["database"].told
+
+
+def test_key_of_one_machine_beside_a_database_for_several_is_told(
+    tmp_path: Path, services: dict[str, Any]
+) -> None:
+    over = {"jwt_secret_key": None, "database_url": f"postgresql://me@{NOWHERE}/x"}
+    found = examined(tmp_path, **services, **over)["signing key"]
+    assert (found.state, "JWT_SECRET_KEY" in found.remedy) == ("warning", True)
+
+
+def old_certificate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagnosis, "_days_left", lambda _: -1.0)
+
+
+BAD_ANSWER = OK_ANSWER.replace(b"200 OK", b"500 No")
+HTTP = "http://127.0.0.1:{port}"
+Plant = Callable[[pytest.MonkeyPatch], None]
+# What the doctor calls it, a word of the remedy, and how it comes about: settings with {port} for a port that
+# answers so, or something about the machine.
+PLANTED: dict[str, tuple[str, str, dict[str, Any], bytes, Plant | None]] = {
+    "port is another program's": ("port", "ss -ltnp", {"port": "{port}"}, b"220 mail\r\n", None),
+    "few open files": ("open files", "LimitNOFILE", {}, b"", few_files),
+    "disk is full": ("files", "GATEWAY_FILES_DIR", {}, b"", full_disk),
+    "folder is another user's": ("instance folder", "chown", {}, b"", read_only_disk),
+    "certificate has ended": ("TLS", "Renew", {"tls": True}, b"", old_certificate),
+    "no catalogue": (
+        "catalogue",
+        "AVATAR_SERVICE_URL",
+        {"avatar_service_url": f"http://{NOWHERE}"},
+        b"",
+        None,
+    ),
+    "no manager": ("manager", "AVATAR_MANAGER_URL", {"avatar_manager_url": f"http://{NOWHERE}"}, b"", None),
+    "manager fails": ("manager", "its log", {"avatar_manager_url": HTTP}, BAD_ANSWER, None),
+    "no chat model": ("chat model", "LLM_URL", {"llm_url": f"http://{NOWHERE}"}, b"", None),
+    "no redis": ("redis", "REDIS_URL", {"redis_url": f"redis://{NOWHERE}"}, b"", None),
+    "redis wants another password": (
+        "redis",
+        "password in REDIS_URL",
+        {"redis_url": "redis://:wrong@127.0.0.1:{port}"},
+        b"-WRONGPASS invalid\r\n",
+        None,
+    ),
+    "no mail server": ("mail", "SMTP_URL", {"smtp_url": f"smtp://{NOWHERE}"}, b"", None),
+    "no database": ("database", "DATABASE_URL", {"database_url": f"postgresql://me@{NOWHERE}/x"}, b"", None),
+}
+
+
+def test_command_ends_with_0_where_nothing_is_wrong(tmp_path: Path, services: dict[str, Any]) -> None:
+    assert told_by_command(tmp_path, services) == (0, {})
+
+
+@pytest.mark.parametrize("fault", PLANTED)
+def test_planted_fault_is_named_with_its_remedy_alone_and_ends_the_command_with_1(
+    tmp_path: Path, services: dict[str, Any], monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    what, remedy, over, answer, plant = PLANTED[fault]
+    if plant is not None:
+        plant(monkeypatch)
+    with listening(answer) as port:
+        over = {name: v.format(port=port) if isinstance(v, str) else v for name, v in over.items()}
+        if over.pop("tls", False):
+            made = certificate(tmp_path)
+            over |= {"gateway_tls_cert": made.cert, "gateway_tls_key": made.key}
+        code, faults = told_by_command(tmp_path, services | over)
+    assert code == 1
+    assert remedy in faults.pop(what)
+    # A disk is that of both folders.
+    assert set(faults) <= {"files", "instance folder"}
+    assert not faults or what in ("files", "instance folder")
+
+
+def test_faults_that_are_there_together_are_all_named(
+    tmp_path: Path, services: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few_files(monkeypatch)
+    names = ("no catalogue", "no manager", "no chat model", "no redis", "no mail server", "no database")
+    over = {name: value for fault in names for name, value in PLANTED[fault][2].items()}
+    code, faults = told_by_command(tmp_path, services | over)
+    assert (code, set(faults)) == (1, {"open files", *(PLANTED[name][0] for name in names)})
+
+
+def told_by_command(folder: Path, over: dict[str, Any]) -> tuple[int, dict[str, str]]:
+    """Run the command as Flask does; return its exit code, and the remedy of every fault."""
+    app = Flask("test")
+    settings = settings_for(folder, **({"port": free_port(), "gateway_uvloop": True} | over))
+    engine = attach(app, settings)
+    app.extensions["gateway"] = SimpleNamespace(settings=settings, database=Database(engine, threads=1))
+    doctor.register(app)
+    try:
+        with app.app_context():
+            ended = app.test_cli_runner().invoke(args=["doctor", "--json"])
+    finally:
+        engine.dispose()
+    assert ended.stdout, ended
+    rows = json.loads(ended.stdout)
+    return ended.exit_code, {row["what"]: row["remedy"] for row in rows if row["state"] == "fault"}

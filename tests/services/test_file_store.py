@@ -2,7 +2,6 @@ import asyncio
 import errno
 import hashlib
 import os
-import subprocess
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from backend.errors import InternalError, NotFound, Overloaded, StorageFull, Uns
 from backend.services import file_store
 from backend.services.file_kinds import KINDS, Inspection
 from backend.services.file_store import FileStore, Writing, new_path
+from tests.support import disk
 from tests.support.documents import TEXT, archive, office
 
 
@@ -27,13 +27,10 @@ async def store(tmp_path: Path) -> AsyncIterator[FileStore]:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of one megabyte; mounting one takes root."""
-    place = tmp_path / "small"
-    place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], check=False)
-    if mounted.returncode:
-        pytest.skip("mounting a small disk needs root; the same is tested with a writer that fails")
-    yield place
-    subprocess.run(["umount", place], check=True)
+    with disk.small_disk(tmp_path / "small", "1m") as mounted:
+        if not mounted:
+            pytest.skip("mounting a small disk needs root; the same is tested with a writer that fails")
+        yield tmp_path / "small"
 
 
 def beginning(store: FileStore, kind: str = "txt") -> Writing:

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import subprocess
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ from backend.services.picture_form import PICTURE_BYTES
 from backend.services.pictures import PREFIX, Pictures
 from backend.services.profiles import Profiles
 from backend.services.tokens import Principal
+from tests.support import disk
 from tests.support.forms import BOUNDARY, Part, Pieces, cut, written
 from tests.support.pictures import picture
 from tests.support.stores import store
@@ -333,12 +333,10 @@ async def test_folder_that_cannot_be_made_is_for_the_log_and_not_for_the_user(
 @pytest.fixture
 def small_disk(gallery: Gallery) -> Iterator[Path]:
     """A disk of a few pages in place of the folder."""
-    gallery.folder.mkdir(parents=True)
-    mounting = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(gallery.folder)]
-    if os.geteuid() != 0 or subprocess.run(mounting, capture_output=True, check=False).returncode != 0:
-        pytest.skip("a small disk needs root and the right to mount one")
-    yield gallery.folder
-    subprocess.run(["umount", str(gallery.folder)], check=True)
+    with disk.small_disk(gallery.folder, "64k") as mounted:
+        if not mounted:
+            pytest.skip("a small disk needs root and the right to mount one")
+        yield gallery.folder
 
 
 @pytest.mark.asyncio

@@ -28,7 +28,7 @@ const WORDS = {
     tutorsOnly: "This account may not see the dashboard: it is for tutors.", off: "This gateway does not count its requests (GATEWAY_FIGURES).",
     refused: "That did not work (status {status}).", unreachable: "The gateway does not answer. Trying again.",
     upstream_refused: "not running", upstream_connect_timeout: "cannot be reached", unreachableCheck: "unreachable",
-    "no answer within a second": "no answer within a second", "all taken": "all taken", "nearly full": "nearly full",
+    "no answer in time": "no answer in time", "all taken": "all taken", "nearly full": "nearly full",
     overloaded: "overloaded", upstream_first_byte_timeout: "no answer in time", upstream_broken: "breaks off",
   },
   zh: {
@@ -58,7 +58,7 @@ const WORDS = {
     tutorsOnly: "此账号无权查看仪表盘，仅限教师。", off: "此网关未统计请求（GATEWAY_FIGURES）。",
     refused: "操作未成功（状态 {status}）。", unreachable: "网关没有响应，正在重试。",
     upstream_refused: "未运行", upstream_connect_timeout: "无法连接", unreachableCheck: "无法连接",
-    "no answer within a second": "一秒内没有响应", "all taken": "已全部占用", "nearly full": "快满了",
+    "no answer in time": "没有及时响应", "all taken": "已全部占用", "nearly full": "快满了",
     overloaded: "过载", upstream_first_byte_timeout: "没有及时响应", upstream_broken: "中途断开",
   },
 };
