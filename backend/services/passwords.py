@@ -77,7 +77,9 @@ class Passwords:
 def _fits_nothing(hasher: PasswordHasher) -> str:
     """Return what costs as much to check as a hash does, made without the work of one: it is all zeros."""
     cost = f"m={hasher.memory_cost},t={hasher.time_cost},p={hasher.parallelism}"
-    salt, digest = (b64encode(bytes(size)).decode().rstrip("=") for size in (hasher.salt_len, hasher.hash_len))
+    salt, digest = (
+        b64encode(bytes(size)).decode().rstrip("=") for size in (hasher.salt_len, hasher.hash_len)
+    )
     return f"$argon2id$v=19${cost}${salt}${digest}"
 
 
