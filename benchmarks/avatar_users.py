@@ -4,7 +4,6 @@ import asyncio
 import json
 import random
 import time
-from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,7 +52,7 @@ class Outcome:
     recovered: int = 0
     counted: int = 0
     seconds: float = 0.0
-    told: Counter[str] = field(default_factory=Counter)
+    told: dict[str, int] = field(default_factory=dict)
 
     @property
     def verdict(self) -> str:
@@ -121,6 +120,7 @@ class Run:
             if disturbing is not None:
                 disturbing.cancel()
                 await asyncio.gather(disturbing, return_exceptions=True)
+        await asyncio.gather(*map(self._called_once_more, shares))
         self.outcome.seconds = time.monotonic() - began
         return self.outcome
 
@@ -131,7 +131,14 @@ class Run:
                 await self._seated(caller, person)
             for _ in range(calls):
                 await self._call(caller, dice.choice(share), dice.choice(KINDS))
-            for person in share:  # also who was not called since the last death has a session still
+        finally:
+            caller.close()
+
+    async def _called_once_more(self, share: list[Person]) -> None:
+        """See that also those have a session still who were not called since the last death."""
+        caller = Caller(self._port)
+        try:
+            for person in share:
                 await self._call(caller, person, "human")
         finally:
             caller.close()
@@ -156,14 +163,14 @@ class Run:
             outcome.right += said == fitting
             outcome.wrong += said != fitting
             return
+        sentence = f"{status} {told['msg']}"
+        outcome.told[sentence] = outcome.told.get(sentence, 0) + 1
         if person.port == self.killed_port and told["code"] in START_AGAIN:
             outcome.refused += 1
-            outcome.told[f"{status} {told['msg']}"] += 1
             await self._seated(caller, person)
             outcome.recovered += 1
             return
         outcome.strange += 1
-        outcome.told[f"{status} {told['msg']}"] += 1
 
     async def _seated(self, caller: Caller, person: Person) -> None:
         """Start the avatar and connect, again if a worker dies meanwhile. Raises Failure."""

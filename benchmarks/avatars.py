@@ -173,7 +173,7 @@ def main(asked: argparse.Namespace, folder: Path) -> int:
         "Wrong answers came from another instance or session than the caller's own, strange ones refused a "
         "call whose instance lived: there may be none. Lost are calls without an answer: their worker died. "
         "Places are what the manager counts in the end, one for each user.",
-        *(f"{one.run}: {count} x {said}" for one in outcomes for said, count in one.told.most_common(6)),
+        *(f"{one.run}: {count} x {said}" for one in outcomes for said, count in one.told.items()),
     ]
     report.show(machine, tables, notes)
     report.save(asked.markdown, report.markdown(machine, tables, notes))

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
-from backend.errors import Conflict, GatewayError, NoFreePlace, UpstreamTotalTimeout
+from backend.errors import Conflict, GatewayError, NoFreePlace, StoreUnavailable, UpstreamTotalTimeout
 from backend.models.avatar_session import READY, STARTING, UNSURE
 from backend.models.base import utc_now
 from backend.services import session_store as store
@@ -93,6 +93,7 @@ class Sessions:
         self._turns: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
         self._changes: dict[tuple[int, str], asyncio.Task[Any]] = {}
         self._uses: dict[int, datetime] = {}
+        self._offers: dict[int, int] = {}  # row -> peer session that the database could not take yet
 
     async def start(self, user_id: int, avatar: str, *, wait_seconds: float = 0.0) -> dict[str, Any]:
         """Ensure that the user is on a running instance of `avatar`; a former other one is let go of.
@@ -123,14 +124,20 @@ class Sessions:
         if row is None or row.port is None:
             return None
         self._uses[user_id] = self.now()
-        return Seat(self._ports.upstream(row.port), row.port, row.peer_session, row.id)
+        peer_session = self._offers.get(row.id) if row.peer_session is None else row.peer_session
+        return Seat(self._ports.upstream(row.port), row.port, peer_session, row.id)
 
     async def seated(self, seat: Seat, peer_session: int) -> bool:
         """Remember the number that an instance gave the user's peer connection.
 
-        A user who has moved on meanwhile keeps the newer state.
+        A user who has moved on meanwhile keeps the newer state. Raises StoreUnavailable; it is written later.
         """
-        return await self.database.run(store.reseat(seat.row, self.now(), peer_session))
+        self._offers.pop(seat.row, None)
+        try:
+            return await self.database.run(store.reseat(seat.row, self.now(), peer_session))
+        except StoreUnavailable:
+            self._offers[seat.row] = peer_session
+            raise
 
     async def lost(self, seat: Seat) -> None:
         """Forget a seat whose instance refuses connections: what lives at its port next is another one."""
@@ -149,6 +156,13 @@ class Sessions:
         uses, self._uses = self._uses, {}
         if uses:
             await self.database.run(session_use.use(uses))
+
+    async def note_offers(self) -> None:
+        """Write down the peer sessions that could not be kept when they began. Raises StoreUnavailable."""
+        for row, peer_session in list(self._offers.items()):
+            await self.database.run(store.first_seat(row, self.now(), peer_session))
+            if self._offers.get(row) == peer_session:
+                del self._offers[row]
 
     async def aclose(self) -> None:
         """Give up the changes under way; another process sees to what they left."""
