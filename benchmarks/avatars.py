@@ -47,7 +47,7 @@ class Scene:
         late = time.monotonic() + COUNTED_SECONDS
         while True:
             _, told = await asyncio.to_thread(exchange, "GET", f"{self.crowd.manager_url}/avatar/list")
-            counts = sum(each["connections"] for each in json.loads(told)["data"])
+            counts: int = sum(each["connections"] for each in json.loads(told)["data"])
             if counts == len(self.everybody) or time.monotonic() > late:
                 return counts
             await asyncio.sleep(0.5)
