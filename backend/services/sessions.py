@@ -36,7 +36,7 @@ LEASE = timedelta(seconds=LEASE_SECONDS)
 TURN_SECONDS = 1.0
 # What a stop spends on noting that a start was given up; the row tells the same a little later.
 NOTE_SECONDS = 1.0
-# A worker may die: what a user is told of a peer connection is in the database before. Two waits for its lock.
+# A worker may die: what a user is told of a peer connection is kept before. Two waits for the lock.
 KEEP_SECONDS = 10.0
 NONE = "You have no running avatar. Please start one first."
 CALLED_OFF = "Your avatar was released while it started. Please start it again."
