@@ -97,7 +97,8 @@ class Session:
             raise SessionError(f"the offer cannot be answered: {error}") from error
         self._own(self._narrate())
         self._own(self._give_up_unless_connected())
-        self._own(self._give_up_without_reports())
+        if "video" in wanted:
+            self._own(self._give_up_without_reports())
         return str(peer.localDescription.sdp)
 
     def say(self, line: Line) -> None:
@@ -166,11 +167,13 @@ class Session:
     async def _give_up_without_reports(self) -> None:
         # Looks are counted, not seconds: while this process stands still, nobody else is to blame.
         reported_at: datetime | None = None
-        missing = 0
+        missing = -MISSING_REPORTS  # the first one may take twice as long
         while missing < MISSING_REPORTS:
             await asyncio.sleep(LOOK_SECONDS)
+            if self._peer.connectionState != "connected":
+                continue
             before, reported_at = reported_at, await self._reported_at()
-            missing = missing + 1 if before is not None and reported_at == before else 0
+            missing = missing + 1 if reported_at == before else 0
         await self.close()
 
     async def _reported_at(self) -> datetime | None:
