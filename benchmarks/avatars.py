@@ -1,11 +1,13 @@
 """`python -m benchmarks.avatars`: does every call of every user reach the own instance, whatever dies?
 
 Users on many instances call through several workers. Every answer names the instance and the session that it
-came from. Three runs: undisturbed; a worker is killed every few seconds; an instance is killed.
+came from. Runs: undisturbed; a worker is killed every few seconds; with --redis, a Redis is killed and
+started again all the while; an instance is killed. After each the manager has to count every user once.
 """
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -13,220 +15,93 @@ import secrets
 import signal
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import uvloop
 
-from benchmarks import avatar_crowd, command, people, report
+from benchmarks import avatar_crowd, command, people, report, stores
+from benchmarks.avatar_users import INSTANCE, REDIS, WORKER, Disturb, Outcome, Person, Run
 from benchmarks.machine import described, require
-from benchmarks.processes import ROOT, Failure, Process, answering, exchange, free_port, running
+from benchmarks.processes import ROOT, Process, answering, exchange, free_port, running
 from benchmarks.workers import serving
 
 VERSIONS = ("flask", "hypercorn", "granian", "uvloop")
-OFFER = {"sdp": "v=0\r\n", "type": "offer"}
-CALL_SECONDS = 30.0
-KINDS = ("human", "is_speaking", "health")
-START_AGAIN = ("avatar_gone", "conflict", "upstream_broken", "not_found")
-# A user whose worker died amid a start asks again; its lease ends after twelve seconds.
-RECOVER_SECONDS = 60.0
+# Comparing finds what a dead worker left within a lease and two rounds; a busy machine gets some more.
+COUNTED_SECONDS = 60.0
 
 
-@dataclass
-class Person:
-    """One user: where the own avatar is."""
+@dataclass(frozen=True)
+class Scene:
+    """A running gateway before the avatars of its users."""
 
-    number: int
-    token: str
-    avatar: str
-    port: int = 0
-    session: int = 0
+    process: Process
+    port: int
+    crowd: avatar_crowd.Crowd
+    redis: stores.OwnRedis | None
+    everybody: list[Person]
 
-
-@dataclass
-class Outcome:
-    """What a run saw. `wrong` answers came from another instance or session: there may be none.
-
-    `lost` got no answer, as the worker died; `refused` were told that their instance has ended, `strange`
-    were refused though theirs had not.
-    """
-
-    run: str
-    calls: int = 0
-    right: int = 0
-    wrong: int = 0
-    lost: int = 0
-    refused: int = 0
-    strange: int = 0
-    recovered: int = 0
-    seconds: float = 0.0
-    told: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def verdict(self) -> str:
-        lost = self.lost if self.run != "a worker killed now and then" else 0
-        return "ok" if not (self.wrong or self.strange or lost) else "short"
+    async def counted(self) -> int:
+        """Return how many connections the manager counts, as soon as it is one for each user."""
+        late = time.monotonic() + COUNTED_SECONDS
+        while True:
+            _, told = await asyncio.to_thread(exchange, "GET", f"{self.crowd.manager_url}/avatar/list")
+            counts: int = sum(each["connections"] for each in json.loads(told)["data"])
+            if counts == len(self.everybody) or time.monotonic() > late:
+                return counts
+            await asyncio.sleep(0.5)
 
 
-class Caller:
-    """A kept connection that makes one call at a time."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self._writer: asyncio.StreamWriter | None = None
-
-    async def call(
-        self, token: str, method: str, path: str, body: bytes = b"", kind: str = "json"
-    ) -> tuple[int, Any]:
-        """Raises OSError and EOFError without an answer."""
-        if self._writer is None:
-            self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
-        types = {"json": "application/json", "form": "application/x-www-form-urlencoded"}
-        head = (
-            f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\nAuthorization: Bearer {token}\r\n"
-        )
-        if body:
-            head += f"Content-Type: {types[kind]}\r\nContent-Length: {len(body)}\r\n"
-        try:
-            async with asyncio.timeout(CALL_SECONDS):
-                self._writer.write(head.encode() + b"\r\n" + body)
-                top = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
-                length = int(top.split("content-length:", 1)[1].split("\r\n", 1)[0])
-                return int(top.split(" ", 2)[1]), json.loads(await self._reader.readexactly(length))
-        except (OSError, EOFError, IndexError):
-            self.close()
-            raise EOFError from None
-
-    def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-
-
-Disturb = Callable[["Run"], Coroutine[Any, Any, None]]
-
-
-class Run:
-    """One run over all users."""
-
-    def __init__(self, name: str, port: int, everybody: list[Person]) -> None:
-        self.outcome = Outcome(name)
-        self.killed_port = 0
-        self._port = port
-        self._everybody = everybody
-
-    async def made(self, calls: int, callers: int, disturb: Disturb | None) -> Outcome:
-        """Make so many calls, each user's one after another. Raises Failure."""
-        began = time.monotonic()
-        disturbing = None if disturb is None else asyncio.create_task(disturb(self))
-        shares = [self._everybody[number::callers] for number in range(callers)]
-        try:
-            await asyncio.gather(*(self._caller(share, calls // callers) for share in shares if share))
-        finally:
-            if disturbing is not None:
-                disturbing.cancel()
-                await asyncio.gather(disturbing, return_exceptions=True)
-        self.outcome.seconds = time.monotonic() - began
-        return self.outcome
-
-    async def _caller(self, share: list[Person], calls: int) -> None:
-        caller, dice = Caller(self._port), random.Random(share[0].number)
-        try:
-            for person in share:
-                await self._seated(caller, person)
-            for _ in range(calls):
-                await self._call(caller, dice.choice(share), dice.choice(KINDS))
-        finally:
-            caller.close()
-
-    async def _call(self, caller: Caller, person: Person, kind: str) -> None:
-        outcome = self.outcome
-        outcome.calls += 1
-        body = (
-            b""
-            if kind == "health"
-            else json.dumps({"sessionid": person.session, "text": "x", "type": "echo"}).encode()
-        )
-        try:
-            method = "POST" if body else "GET"
-            status, told = await caller.call(person.token, method, f"/api/webrtc/{kind}", body)
-        except EOFError:
-            outcome.lost += 1
-            return
-        if status == 200:
-            said = str(told["service"]) if kind == "health" else told["msg"]
-            fitting = str(person.port) if kind == "health" else f"{person.port} {person.session}"
-            outcome.right += said == fitting
-            outcome.wrong += said != fitting
-            return
-        if person.port == self.killed_port and told["code"] in START_AGAIN:
-            outcome.refused += 1
-            outcome.told[f"{status} {told['msg']}"] += 1
-            await self._seated(caller, person)
-            outcome.recovered += 1
-            return
-        outcome.strange += 1
-        outcome.told[f"{status} {told['msg']}"] += 1
-
-    async def _seated(self, caller: Caller, person: Person) -> None:
-        """Start the avatar and connect, again if a worker dies meanwhile. Raises Failure."""
-        late = time.monotonic() + RECOVER_SECONDS
-        while time.monotonic() < late:
-            try:
-                form = f"avatar_name={person.avatar.replace(' ', '+')}".encode()
-                status, told = await caller.call(person.token, "POST", "/api/avatar/start", form, "form")
-                if status == 200:
-                    person.port = told["port"]
-                    offer = json.dumps(OFFER).encode()
-                    status, told = await caller.call(person.token, "POST", "/api/webrtc/offer", offer)
-                    if status == 200:
-                        person.session = told["sessionid"]
-                        return
-            except EOFError:
-                pass
-            await asyncio.sleep(0.2)
-        raise Failure(f"user {person.number} got no avatar: {told}")
-
-
-def kill_workers(process: Process, port: int, seconds: float) -> Disturb:
+def kill_workers(scene: Scene, seconds: float) -> Disturb:
     async def disturb(run: Run) -> None:
         while True:
             await asyncio.sleep(seconds)
-            workers = await asyncio.to_thread(serving, process, port)
+            workers = await asyncio.to_thread(serving, scene.process, scene.port)
             if workers:
                 os.kill(random.choice(sorted(workers)), signal.SIGKILL)
+                run.outcome.disturbed += 1
 
     return disturb
 
 
-def kill_instance(crowd: avatar_crowd.Crowd, everybody: list[Person], seconds: float) -> Disturb:
+def kill_redis(redis: stores.OwnRedis, seconds: float) -> Disturb:
+    async def disturb(run: Run) -> None:
+        while True:
+            await asyncio.sleep(seconds / 2)
+            await asyncio.to_thread(redis.kill)
+            run.outcome.disturbed += 1
+            await asyncio.sleep(seconds / 2)
+            await asyncio.to_thread(redis.start)
+
+    return disturb
+
+
+def kill_instance(scene: Scene, seconds: float) -> Disturb:
     async def disturb(run: Run) -> None:
         await asyncio.sleep(seconds)
-        run.killed_port = everybody[0].port
+        run.killed_port = scene.everybody[0].port
         body = json.dumps({"port": run.killed_port}).encode()
-        await asyncio.to_thread(exchange, "POST", f"{crowd.manager_url}/kill", body)
+        await asyncio.to_thread(exchange, "POST", f"{scene.crowd.manager_url}/kill", body)
+        run.outcome.disturbed += 1
 
     return disturb
 
 
-async def measured(
-    process: Process, port: int, crowd: avatar_crowd.Crowd, tokens: dict[int, str], asked: argparse.Namespace
-) -> list[Outcome]:
-    everybody = [
-        Person(user, token, crowd.names[number % len(crowd.names)])
-        for number, (user, token) in enumerate(tokens.items())
+async def measured(scene: Scene, asked: argparse.Namespace) -> list[Outcome]:
+    disturbances: list[tuple[str, str | None, Disturb | None]] = [
+        ("undisturbed", None, None),
+        ("a worker killed now and then", WORKER, kill_workers(scene, asked.every)),
+        ("an instance killed", INSTANCE, kill_instance(scene, asked.after)),
     ]
+    if scene.redis is not None:
+        disturbances.append(("Redis killed and started", REDIS, kill_redis(scene.redis, asked.every)))
     outcomes = []
-    for name, disturb in (
-        ("undisturbed", None),
-        ("a worker killed now and then", kill_workers(process, port, asked.every)),
-        ("an instance killed", kill_instance(crowd, everybody, asked.after)),
-    ):
-        report.progress(f"{name}: {asked.calls} calls of {len(everybody)} users")
-        outcomes.append(await Run(name, port, everybody).made(asked.calls, asked.callers, disturb))
+    for name, dying, disturb in disturbances:
+        report.progress(f"{name}: {asked.calls} calls of {len(scene.everybody)} users")
+        run = Run(name, scene.port, scene.everybody, dying)
+        outcomes.append(await run.made(asked.calls, asked.callers, disturb))
+        run.outcome.counted = await scene.counted()
     return outcomes
 
 
@@ -252,15 +127,21 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--database", default=None, metavar="URL", help="an empty PostgreSQL one; else SQLite"
     )
+    parser.add_argument(
+        "--redis", action="store_true", help="with a Redis that is killed and started in a run of its own"
+    )
     return parser.parse_args(arguments)
 
 
-def main(asked: argparse.Namespace, folder: Path) -> int:
-    require(("setpriv",))
+@contextlib.contextmanager
+def running_scene(asked: argparse.Namespace, folder: Path) -> Iterator[Scene]:
+    """Run the avatars, the gateway and what it stores things in. Raises Missing and Failure."""
     key, port = secrets.token_urlsafe(48), free_port()
     database = asked.database or f"sqlite:///{folder / 'gateway.db'}"
     tokens = people.signed_in(folder, database, key, asked.users)
-    with avatar_crowd.served(folder, None, asked.instances) as crowd:
+    with contextlib.ExitStack() as stack:
+        redis = stack.enter_context(stores.own_redis()) if asked.redis else None
+        crowd = stack.enter_context(avatar_crowd.served(folder, None, asked.instances))
         settings = {
             "WORKERS": str(asked.workers),
             "DATABASE_URL": database,
@@ -270,16 +151,29 @@ def main(asked: argparse.Namespace, folder: Path) -> int:
             "AVATAR_MANAGER_URL": crowd.manager_url,
             "AVATAR_INSTANCE_PORTS": "1024-65535",
         }
+        settings |= {"REDIS_URL": redis.url} if redis else {}
         gateway = [sys.executable, str(ROOT / "run.py"), f"--port={port}"]
-        with running("gateway", gateway, core=None, folder=folder, settings=settings) as process:
-            answering(process, f"http://127.0.0.1:{port}/api/ping")
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                outcomes = runner.run(measured(process, port, crowd, tokens, asked))
+        process = stack.enter_context(
+            running("gateway", gateway, core=None, folder=folder, settings=settings)
+        )
+        answering(process, f"http://127.0.0.1:{port}/api/ping")
+        everybody = [
+            Person(user, token, crowd.names[number % len(crowd.names)])
+            for number, (user, token) in enumerate(tokens.items())
+        ]
+        yield Scene(process, port, crowd, redis, everybody)
+
+
+def main(asked: argparse.Namespace, folder: Path) -> int:
+    require(("setpriv", "redis-server") if asked.redis else ("setpriv",))
+    with running_scene(asked, folder) as scene, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        outcomes = runner.run(measured(scene, asked))
     machine, tables = described(VERSIONS), [_table(outcomes)]
     notes = [
         "Wrong answers came from another instance or session than the caller's own, strange ones refused a "
-        "call whose instance lived: there may be none. Lost are calls without an answer: their worker died.",
-        *(f"{one.run}: {count} x {said}" for one in outcomes for said, count in one.told.most_common(6)),
+        "call whose instance lived: there may be none. Lost are calls without an answer: their worker died. "
+        "Places are what the manager counts in the end, one for each user.",
+        *(f"{one.run}: {count} x {said}" for one in outcomes for said, count in one.told.items()),
     ]
     report.show(machine, tables, notes)
     report.save(asked.markdown, report.markdown(machine, tables, notes))
@@ -288,17 +182,18 @@ def main(asked: argparse.Namespace, folder: Path) -> int:
 
 
 def _table(outcomes: Sequence[Outcome]) -> report.Table:
-    counted = ("calls", "right", "wrong", "strange", "lost", "refused", "recovered")
+    counted = ("disturbed", "calls", "right", "wrong", "strange", "lost", "refused", "recovered")
     rows = [
         (
             one.run,
             *(str(getattr(one, name)) for name in counted),
+            f"{one.counted} of {one.users}",
             f"{one.calls / one.seconds:.0f}/s",
             one.verdict,
         )
         for one in outcomes
     ]
-    return report.Table("Everybody on the own instance", ("run", *counted, "rate", ""), tuple(rows))
+    return report.Table("Everybody on the own instance", ("run", *counted, "places", "rate", ""), tuple(rows))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,10 @@ import pytest
 from backend.demo.settings import Settings as DemoSettings
 from backend.demo.world import World
 from benchmarks.people import signed_in
-from tests.support.gateway import KEY, Spawned, spawned
+from tests.support.frontend import Frontend, good, refused
+from tests.support.gateway import KEY, Served, Spawned, serving, settings_for, spawned
+from tests.support.own_stores import own_redis
+from tests.support.peer import until
 from tests.test_supervisor import workers_of
 
 OFFER = {"sdp": "v=0\r\n", "type": "offer"}
@@ -151,3 +154,97 @@ async def test_workers_killed_amid_a_start_leave_nothing_that_nobody_owns(tmp_pa
         await on.post(again, "/api/avatar/disconnect")
         await on.until_counted({})
         assert (await on.start(lost)).status_code == 200
+
+
+class Talkers:
+    """Users who go on speaking to their avatars through both of two gateways until told to stop.
+
+    An instance that a call was not meant for knows no such session: whatever goes astray is no 200.
+    """
+
+    def __init__(self, gateways: list[Served], tokens: dict[int, str]) -> None:
+        self.statuses: list[int] = []
+        self.sessions: dict[int, int] = {}
+        self._tabs = [
+            {user: Frontend(each.http, token) for user, token in tokens.items()} for each in gateways
+        ]
+
+    async def __aenter__(self) -> "Talkers":
+        self._task = asyncio.create_task(self._talk())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+    def tab(self, user: int) -> Frontend:
+        return self._tabs[0][user]
+
+    async def sit(self, user: int, name: str) -> None:
+        """Start an avatar at one gateway, connect at the other."""
+        self.sessions.pop(user, None)
+        good(await self._tabs[0][user].urlencoded("/api/avatar/start", avatar_name=name))
+        offer = good(await self._tabs[1][user].json("/api/webrtc/offer", OFFER))
+        assert f"s=demo avatar {name}" in offer["sdp"]
+        self.sessions[user] = offer["sessionid"]
+
+    async def leave(self, user: int) -> None:
+        del self.sessions[user]
+        good(await self._tabs[1][user].json("/api/avatar/disconnect"))
+
+    async def _talk(self) -> None:
+        while True:
+            for user, session in list(self.sessions.items()):
+                for tabs in self._tabs:
+                    said = {"sessionid": session, "type": "echo", "text": "x"}
+                    answer = await tabs[user].json("/api/webrtc/human", said)
+                    # Whoever switches or leaves meanwhile is told so.
+                    if self.sessions.get(user) == session:
+                        self.statuses.append(answer.status_code)
+            await asyncio.sleep(0.01)
+
+    async def more(self, count: int = 12) -> None:
+        have = len(self.statuses)
+        await until(lambda: len(self.statuses) >= have + count, FREED_SECONDS)
+
+
+@pytest.mark.asyncio
+async def test_redis_that_comes_and_goes_loses_no_session_and_leads_nobody_astray(tmp_path: Path) -> None:
+    """Two gateways with one database and one Redis, which is killed, started, held and resumed."""
+    async with contextlib.AsyncExitStack() as stack:
+        redis = stack.enter_context(own_redis())
+        world = await stack.enter_async_context(World(DemoSettings.free(latency_seconds=0.02)))
+        settings = settings_for(
+            tmp_path,
+            redis_url=redis.url,
+            avatar_service_url=world.catalogue_url,
+            avatar_manager_url=world.manager_url,
+            avatar_instance_ports="1024-65535",
+        )
+        gateways = [await stack.enter_async_context(serving(settings, accounts=new)) for new in (True, False)]
+        url = settings.database_url.get_secret_value()
+        tokens = await asyncio.to_thread(signed_in, tmp_path, url, KEY, 4)
+        stayer, switcher, leaver, late = tokens
+        talkers = await stack.enter_async_context(Talkers(gateways, tokens))
+        for user, name in ((stayer, "Ada Demo"), (switcher, "Mei Lin"), (leaver, "Ada Demo")):
+            await talkers.sit(user, name)
+        await talkers.more()
+
+        for change, use in (
+            (redis.kill, lambda: talkers.sit(switcher, "Prof Chen")),
+            (redis.start, lambda: talkers.leave(leaver)),
+            (redis.hold, lambda: talkers.sit(late, "Mei Lin")),
+            (redis.resume, lambda: talkers.sit(leaver, "Prof Chen")),
+        ):
+            await asyncio.to_thread(change)
+            await talkers.more()
+            await use()
+            await talkers.more()
+
+        assert set(talkers.statuses) == {200}
+        standing = talkers.tab(stayer).http
+        listed = (await standing.get(f"{world.manager_url}/avatar/list")).json()["data"]
+        counts = {each["real_avatar_name"]: each["connections"] for each in listed}
+        assert counts == {"Ada Demo": 1, "Mei Lin": 1, "Prof Chen": 2}
+        foreign = {"sessionid": talkers.sessions[late], "type": "echo", "text": "boo"}
+        refused(await talkers.tab(stayer).json("/api/webrtc/human", foreign), 404)

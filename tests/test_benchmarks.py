@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import bad_peers, echo, machine, report, watch
+from benchmarks.avatar_users import INSTANCE, REDIS, WORKER, Outcome
 from benchmarks.avatars import options as avatars_options
 from benchmarks.bad_peers import KINDS, NAMED, Visitor
 from benchmarks.calls import Told
@@ -379,6 +380,26 @@ def test_leavers_are_forgotten_in_time_and_without_alarm(
     seconds: float, told: int, alarms: int, verdict: str
 ) -> None:
     assert Left("granian", "HTTP/1.1", "amid the answer", seconds, told, alarms).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("dying", "seen", "verdict"),
+    [
+        (None, {}, "ok"),
+        (None, {"wrong": 1}, "short"),
+        (None, {"strange": 1}, "short"),
+        (None, {"lost": 1}, "short"),
+        (WORKER, {"lost": 5, "disturbed": 1}, "ok"),
+        (WORKER, {"disturbed": 0}, "short"),
+        (REDIS, {"lost": 1, "disturbed": 1}, "short"),
+        (INSTANCE, {"refused": 9, "disturbed": 1}, "ok"),
+        (INSTANCE, {"counted": 11, "disturbed": 1}, "short"),
+    ],
+)
+def test_users_of_avatars_may_miss_what_died_and_no_more(
+    dying: str | None, seen: dict[str, int], verdict: str
+) -> None:
+    assert Outcome("a run", 10, dying, **({"counted": 10} | seen)).verdict == verdict
 
 
 def test_crowds_are_chosen_by_name_and_bounded() -> None:

@@ -35,6 +35,7 @@ class Breaker:
         self._pause = FIRST_PAUSE_SECONDS
         self._next_probe: float | None = None
         self.down = False
+        self.refusing = False
 
     @property
     def open(self) -> bool:
@@ -55,10 +56,12 @@ class Breaker:
         self._wait()
         return True
 
-    def failed(self, *, probe: bool, sent: bool = True) -> None:
-        """A call failed; `probe`: it was admitted while open, `sent`: it may have reached somebody."""
+    def failed(self, *, probe: bool, sent: bool = True, refused: bool = False) -> None:
+        """A call failed; `probe`: it was admitted while open, `sent`: it may have reached somebody,
+        `refused`: it was told at once that nobody is there."""
         self._failures += 1
         self.down = self.down or not sent
+        self.refusing = refused
         if self.open:
             if probe:  # others went out before it opened, and say nothing new
                 self._next_probe = max(self._next_probe or 0.0, self._clock() + self._pause / 2)
@@ -103,8 +106,14 @@ class Breakers:
         breaker = self._troubled.get(origin)
         return 0.0 if breaker is None else breaker.seconds_left
 
-    def failed(self, origin: str, *, probe: bool, sent: bool = True) -> None:
-        self._troubled.setdefault(origin, Breaker(self._clock)).failed(probe=probe, sent=sent)
+    def is_refusing(self, origin: str) -> bool:
+        """Whether the last call was told that nobody is there."""
+        breaker = self._troubled.get(origin)
+        return breaker is not None and breaker.refusing
+
+    def failed(self, origin: str, *, probe: bool, sent: bool = True, refused: bool = False) -> None:
+        breaker = self._troubled.setdefault(origin, Breaker(self._clock))
+        breaker.failed(probe=probe, sent=sent, refused=refused)
 
     def answered(self, origin: str, *, probe: bool) -> None:
         """An address answered: calls that went out before it was given up do not bring it back."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Generic, Protocol, TypeVar
 
-from backend.errors import UpstreamError, UpstreamUnavailable
+from backend.errors import UpstreamError, UpstreamRefused, UpstreamUnavailable
 from backend.services.balancing import Dice, Load, Traffic
 from backend.services.breaker import Breakers
 from backend.services.headers import (
@@ -220,6 +220,10 @@ class Forwarder:
             self._traffic[key] = traffic
         return traffic
 
+    def is_refusing(self, upstream: Upstream) -> bool:
+        """Whether the last calls to all its addresses were told that nobody is there."""
+        return all(map(self._breakers.is_refusing, upstream.origins))
+
     def readmit(self, upstream: Upstream) -> None:
         """Forget earlier failures: something new lives at these addresses."""
         for origin in upstream.origins:
@@ -279,7 +283,8 @@ class Forwarder:
         try:
             answer = await work.once(origin, timeouts)
         except UpstreamError as error:
-            self._breakers.failed(origin, probe=probe, sent=error.sent)
+            refused = isinstance(error, UpstreamRefused)
+            self._breakers.failed(origin, probe=probe, sent=error.sent, refused=refused)
             return error
         self._breakers.answered(origin, probe=probe)
         return answer

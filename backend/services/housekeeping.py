@@ -47,7 +47,11 @@ class Housekeeping:
 
     def start(self) -> None:
         """Compare now, and every ROUND_SECONDS."""
-        rounds = (self._leading_round, ROUND_SECONDS), (self._sessions.note_uses, USES_SECONDS)
+        rounds = (
+            (self._leading_round, ROUND_SECONDS),
+            (self._sessions.notes.write_offers, ROUND_SECONDS),
+            (self._sessions.notes.write_uses, USES_SECONDS),
+        )
         self._tasks = [asyncio.create_task(_again(work, seconds)) for work, seconds in rounds]
 
     async def aclose(self) -> None:

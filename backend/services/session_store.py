@@ -299,3 +299,10 @@ def reseat(row_id: int, now: datetime, peer_session: int | None) -> Callable[[Se
     return lambda session: (
         session.execute(setting.returning(AvatarSession.id)).scalar_one_or_none() is not None
     )
+
+
+def first_seat(row_id: int, now: datetime, peer_session: int) -> Callable[[Session], None]:
+    """Set the peer connection of a ready row late, unless there is one by now."""
+    mine = ready_row(row_id, None)
+    setting = update(AvatarSession).where(*mine).values(peer_session=peer_session, used_at=now)
+    return lambda session: session.execute(setting).close()

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
-from backend.errors import Conflict, GatewayError, NoFreePlace, UpstreamTotalTimeout
+from backend.errors import Conflict, GatewayError, NoFreePlace, StoreUnavailable, UpstreamTotalTimeout
 from backend.models.avatar_session import READY, STARTING, UNSURE
 from backend.models.base import utc_now
 from backend.services import session_store as store
@@ -22,6 +22,7 @@ from backend.services.departures import Departures
 from backend.services.fleet import Fleet, Misplaced, Unsure
 from backend.services.leases import LEASE_SECONDS, RENEW_SECONDS, Leases
 from backend.services.seats import Ports, Seat, Standing
+from backend.services.session_notes import SessionNotes
 from backend.services.session_store import NOBODY, SETTLED_AFTER, Met, Row
 from backend.services.trail import TRAIL, shared
 from backend.services.waiting_line import RETRY_SECONDS, WaitingLine
@@ -35,6 +36,8 @@ LEASE = timedelta(seconds=LEASE_SECONDS)
 TURN_SECONDS = 1.0
 # What a stop spends on noting that a start was given up; the row tells the same a little later.
 NOTE_SECONDS = 1.0
+# A worker may die: what a user is told of a peer connection is kept before. Two waits for the lock.
+KEEP_SECONDS = 10.0
 NONE = "You have no running avatar. Please start one first."
 CALLED_OFF = "Your avatar was released while it started. Please start it again."
 
@@ -77,6 +80,7 @@ class Sessions:
         *,
         most_waiting: int = 100,
         on_new: Callable[[int, str], Awaitable[None]] | None = None,
+        keep_seconds: float = KEEP_SECONDS,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         """`on_new` is told user and avatar when an instance was made for them; it must not fail."""
@@ -85,14 +89,15 @@ class Sessions:
         self.database = database
         self.leases = Leases(database, holder, now=now)
         self.departures = Departures(fleet, database, holder, now=now)
+        self.notes = SessionNotes(database, now)
         self.now = now
         self._line = WaitingLine(database, most=most_waiting, now=now)
         self._cold = ColdStarts(database, self.leases, self._line)
         self._ports = ports
+        self._keep_seconds = keep_seconds
         self._on_new = on_new
         self._turns: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
         self._changes: dict[tuple[int, str], asyncio.Task[Any]] = {}
-        self._uses: dict[int, datetime] = {}
 
     async def start(self, user_id: int, avatar: str, *, wait_seconds: float = 0.0) -> dict[str, Any]:
         """Ensure that the user is on a running instance of `avatar`; a former other one is let go of.
@@ -122,15 +127,25 @@ class Sessions:
         row = await self.database.run(store.seat(user_id))
         if row is None or row.port is None:
             return None
-        self._uses[user_id] = self.now()
-        return Seat(self._ports.upstream(row.port), row.port, row.peer_session, row.id)
+        self.notes.use(user_id)
+        peer_session = self.notes.peer_session(row.id) if row.peer_session is None else row.peer_session
+        return Seat(self._ports.upstream(row.port), row.port, peer_session, row.id)
 
     async def seated(self, seat: Seat, peer_session: int) -> bool:
         """Remember the number that an instance gave the user's peer connection.
 
-        A user who has moved on meanwhile keeps the newer state.
+        A user who has moved on meanwhile keeps the newer state. Raises StoreUnavailable; it is written later.
         """
-        return await self.database.run(store.reseat(seat.row, self.now(), peer_session))
+        self.notes.offer(seat.row, None)
+        late = time.monotonic() + self._keep_seconds
+        while True:
+            try:
+                return await self.database.run(store.reseat(seat.row, self.now(), peer_session))
+            except StoreUnavailable:
+                if time.monotonic() >= late:
+                    self.notes.offer(seat.row, peer_session)
+                    raise
+                await asyncio.sleep(LOOK_SECONDS)
 
     async def lost(self, seat: Seat) -> None:
         """Forget a seat whose instance refuses connections: what lives at its port next is another one."""
@@ -143,12 +158,6 @@ class Sessions:
     async def count(self) -> dict[int, int]:
         """Return how many users are at each port."""
         return await self.database.run(session_use.counts)
-
-    async def note_uses(self) -> None:
-        """Write down who used an avatar since the last time. Raises StoreUnavailable."""
-        uses, self._uses = self._uses, {}
-        if uses:
-            await self.database.run(session_use.use(uses))
 
     async def aclose(self) -> None:
         """Give up the changes under way; another process sees to what they left."""

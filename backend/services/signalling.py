@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from backend.errors import (
@@ -16,6 +16,7 @@ from backend.errors import (
     UpstreamError,
     UpstreamGarbage,
     UpstreamRefused,
+    UpstreamUnavailable,
 )
 from backend.services.dialects import read_answer
 from backend.services.forwarding import MEGABYTE, Forwarded, Forwarder, Inbound, Rules
@@ -96,7 +97,9 @@ class Signalling:
         if path == "humanaudio":
             return await self._sound(inbound, seat, target, rules)
         if inbound.method != "POST":
-            return await self._forwarder.forward(inbound, seat.upstream, target, rules)
+            return await self._sent(
+                seat, lambda: self._forwarder.forward(inbound, seat.upstream, target, rules)
+            )
         fields = await _fields(inbound, rules.max_body)
         fields = _offer(fields) if path == "offer" else _own(fields, seat)
         body = json.dumps(fields).encode("ascii")
@@ -135,7 +138,18 @@ class Signalling:
             body=body,
             timeouts=rules.timeouts,
         )
-        return await self._forwarder.send(call, seat.upstream, rules.passage)
+        return await self._sent(seat, lambda: self._forwarder.send(call, seat.upstream, rules.passage))
+
+    async def _sent(self, seat: Seat, send: Callable[[], Awaitable[Forwarded]]) -> Forwarded:
+        """Call an instance also where others were refused lately: to be refused costs nothing, and tells
+        whether the avatar has ended or something new lives at its port."""
+        try:
+            return await send()
+        except UpstreamUnavailable:
+            if not self._forwarder.is_refusing(seat.upstream):
+                raise
+            self._forwarder.readmit(seat.upstream)
+            return await send()
 
     async def _lost(self, seat: Seat) -> None:
         try:
@@ -153,7 +167,7 @@ class Signalling:
         try:
             await self._sessions.seated(seat, number)
         except StoreUnavailable:
-            log.warning("the session of an avatar could not be kept: it will show, but not speak answers")
+            log.warning("the session of an avatar is kept later: other workers do not know it yet")
 
 
 async def _fields(inbound: Inbound, limit: int) -> dict[str, Any]:

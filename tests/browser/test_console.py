@@ -1,14 +1,19 @@
-"""The console in a real Chromium, before a gateway that was started by `run.py --demo`."""
+"""The console in a real Chromium, before a gateway that was started by `run.py --demo`.
+
+Gateway, world and browser are one for all tests: each starts with no page open and no avatar on air.
+"""
 
 import asyncio
+import contextlib
 import os
 import shutil
-from collections.abc import AsyncIterator
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, Page, async_playwright
+from playwright.async_api import Browser, BrowserType, Page, async_playwright
 
 from tests.support.demo import Demo, demo
 from tests.support.peer import until
@@ -16,7 +21,7 @@ from tests.support.peer import until
 pytest.importorskip("aiortc")
 pytest.importorskip("espeakng_loader")
 
-pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
 
 FLAGS = (
     "--no-sandbox",
@@ -76,24 +81,51 @@ LOUDNESS = """async () => {
 }"""
 
 
-@pytest_asyncio.fixture
-async def chromium() -> AsyncIterator[Browser]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def playing() -> AsyncIterator[BrowserType]:
+    async with async_playwright() as playwright:
+        yield playwright.chromium
+
+
+async def launched(playing: BrowserType) -> Browser:
     path = shutil.which("chromium") or shutil.which("chromium-browser")
     if path is None:
         missing = "Chromium is not installed; on Debian as root: apt-get install chromium"
         if os.environ.get("CI") == "true":
             pytest.fail(missing)
         pytest.skip(missing)
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=path, args=[*FLAGS])
-        yield browser
-        await browser.close()
+    return await playing.launch(executable_path=path, args=[*FLAGS])
 
 
-@pytest_asyncio.fixture
-async def running(tmp_path: Path) -> AsyncIterator[Demo]:
-    async with demo(tmp_path, "--demo-latency=0.1") as opened:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared_chromium(playing: BrowserType) -> AsyncIterator[Browser]:
+    browser = await launched(playing)
+    yield browser
+    await browser.close()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared_demo(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Demo]:
+    # All tests sign in as the same two people.
+    folder = tmp_path_factory.mktemp("demo")
+    async with demo(folder, "--demo-latency=0.1", GATEWAY_LOGIN_LIMIT="1000/minute") as opened:
         yield opened
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def running(shared_demo: Demo) -> AsyncIterator[Demo]:
+    yield shared_demo
+    if engines(shared_demo.gateway.process.pid):
+        await shared_demo.sign_in()
+        await shared_demo.http.post("/api/avatar/disconnect")
+        await until(lambda: engines(shared_demo.gateway.process.pid) == [], 30)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def chromium(shared_chromium: Browser, running: Demo) -> AsyncIterator[Browser]:
+    yield shared_chromium
+    for context in shared_chromium.contexts:
+        await context.close()
 
 
 async def opened_console(chromium: Browser, running: Demo, **how: str) -> Page:
@@ -135,11 +167,16 @@ def engines(process: int) -> list[int]:
     """The media engines among the descendants of a process: one for each avatar that is on air."""
     found = []
     for file in Path(f"/proc/{process}/task").glob("*/children"):
-        for child in map(int, file.read_text().split()):
-            if b"backend.demo.live" in Path(f"/proc/{child}/cmdline").read_bytes():
-                found.append(child)
-            found += engines(child)
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # ended while it was looked at
+            for child in map(int, file.read_text().split()):
+                if b"backend.demo.live" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    found.append(child)
+                found += engines(child)
     return found
+
+
+async def disconnects(running: Demo) -> int:
+    return int((await running.counters("manager"))["by_path"].get("/avatar/disconnect", 0))
 
 
 async def test_a_newcomer_sees_and_hears_an_avatar_that_answers(chromium: Browser, running: Demo) -> None:
@@ -174,21 +211,51 @@ async def test_a_newcomer_sees_and_hears_an_avatar_that_answers(chromium: Browse
     assert (await page.evaluate(MOTION, MOUTH))["most"] < moving / 1.5
 
     assert len(engines(running.gateway.process.pid)) == 1
+    released = await disconnects(running)
     await page.click("#leave")
     await until(lambda: engines(running.gateway.process.pid) == [], 30)
-    assert (await running.counters("manager"))["by_path"]["/avatar/disconnect"] == 1
+    assert await disconnects(running) == released + 1
     assert complaints == []
     outside = [url for url in asked if not url.startswith((running.gateway.url, "blob:", "data:"))]
     assert outside == []
 
 
-async def test_leaving_the_page_frees_the_avatar(chromium: Browser, running: Demo) -> None:
-    page = await opened_console(chromium, running)
-    await signed_in(page)
-    await started(page)
-    assert len(engines(running.gateway.process.pid)) == 1
+async def leave_the_page(page: Page) -> None:
     await page.goto("about:blank")
-    await until(lambda: engines(running.gateway.process.pid) == [], 30)
+
+
+async def close_the_tab(page: Page) -> None:
+    """Close it as a frontend does that says nothing when it goes: only the instance knows."""
+    await page.evaluate('addEventListener("pagehide", event => event.stopImmediatePropagation(), true)')
+    await page.close()
+
+
+async def kill_the_browser(page: Page) -> None:
+    assert page.context.browser is not None
+    devtools = await page.context.browser.new_browser_cdp_session()
+    processes = (await devtools.send("SystemInfo.getProcessInfo"))["processInfo"]
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):  # the others end with the first
+            os.kill(process["id"], signal.SIGKILL)
+
+
+@pytest.mark.parametrize("leave", [leave_the_page, close_the_tab, kill_the_browser])
+async def test_whoever_goes_frees_the_avatar(
+    playing: BrowserType, running: Demo, leave: Callable[[Page], Awaitable[None]]
+) -> None:
+    browser = await launched(playing)
+    try:
+        page = await opened_console(browser, running)
+        await signed_in(page)
+        await started(page)
+        assert len(engines(running.gateway.process.pid)) == 1
+        released = await disconnects(running)
+        await leave(page)
+        # Within ten seconds on an idle machine, also of a browser that had no time to say goodbye.
+        await until(lambda: engines(running.gateway.process.pid) == [], 30)
+        assert await disconnects(running) == released + 1
+    finally:
+        await browser.close()
 
 
 async def test_another_choice_switches_the_avatar(chromium: Browser, running: Demo) -> None:

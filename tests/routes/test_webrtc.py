@@ -274,6 +274,16 @@ BAD_OFFERS: list[object] = [
     [],
     "v=0",
 ]
+GARBAGE = [
+    b"",
+    b"{",
+    b"\xff\xfe\x00",
+    bytes(1000),
+    b"[" * 100_000,
+    b'{"sdp":"v=0\xff","type":"offer"}',
+    b'{"sdp":' + b"9" * 5000 + b',"type":"offer"}',
+    b'{"sdp":"v=0","type":"offer","sdp":[]}',
+]
 
 
 @pytest.mark.asyncio
@@ -281,8 +291,14 @@ async def test_offer_that_no_instance_could_answer_is_refused_here(student: Fron
     await started(student)
     for offer in BAD_OFFERS:
         refused(await student.json("/api/webrtc/offer", offer or {"x": 1}), 400)
+    for content in GARBAGE:
+        headers = student.headers | {"Content-Type": "application/json"}
+        refused(await student.http.post("/api/webrtc/offer", content=content, headers=headers), 400)
     refused(await student.json("/api/webrtc/offer", {"sdp": "v=0" + "x" * (1 << 20), "type": "offer"}), 413)
     assert world.ledger("instance").by_path["/offer"] == 0
+    said = {"sessionid": 1, "type": "echo", "text": "hello"}
+    refused(await student.json("/api/webrtc/human", said), 404)  # nothing was learnt from them
+    good(await student.json("/api/webrtc/offer", OFFER))
 
 
 @pytest.mark.asyncio

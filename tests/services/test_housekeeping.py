@@ -327,10 +327,10 @@ async def test_user_who_makes_no_offer_or_says_nothing_for_long_keeps_no_instanc
         await seat(kept.sessions, 3, 333333)
         await kept.later(61)
         assert [await port_of(kept.sessions, user) for user in (1, 2, 3)] == [None, 8615, 8615]
-        await kept.sessions.note_uses()
+        await kept.sessions.notes.write_uses()
         await kept.later(1000)
         await kept.sessions.seat_of(3)
-        await kept.sessions.note_uses()
+        await kept.sessions.notes.write_uses()
         await kept.later(1000)
         assert [await port_of(kept.sessions, user) for user in (1, 2, 3)] == [None, None, 8615]
         await until(lambda: manager.connections == {"Ada": 1})

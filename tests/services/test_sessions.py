@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from backend.errors import Conflict, GatewayError, NoFreePlace, UpstreamGarbage
+from backend.errors import Conflict, GatewayError, NoFreePlace, StoreUnavailable, UpstreamGarbage
 from backend.models import AvatarSession
 from backend.models.avatar_session import LEAVING, READY, STARTING, UNSURE
 from backend.models.base import utc_now
@@ -455,6 +455,69 @@ async def test_peer_connection_of_a_seat_that_was_left_is_not_remembered(
         seat = await sessions.seat_of(1)
         assert seat is not None
         assert seat.peer_session is None
+
+
+class Busy:
+    """A database that is too busy while it is told to be."""
+
+    def __init__(self, database: Database) -> None:
+        self.is_busy = False
+        self.refusals = 0
+        self._database = database
+
+    async def run(self, work: Callable[[Any], Any]) -> Any:
+        if self.is_busy:
+            self.refusals += 1
+            raise StoreUnavailable
+        return await self._database.run(work)
+
+
+@pytest.mark.asyncio
+async def test_peer_connection_that_the_database_could_not_take_is_not_lost(
+    database: Database, client: HttpClient
+) -> None:
+    """A writer that waits too long for SQLite's lock left users mute, and without a place after a minute."""
+    busy: Any = Busy(database)
+    async with managed_by(Manager(), busy, client, processes=2, keep_seconds=0) as (one, other):
+        for number, newer in ((123456, None), (234567, 345678)):
+            await one.start(1, "Ada")
+            seat = await one.seat_of(1)
+            assert seat is not None
+            busy.is_busy = True
+            with pytest.raises(StoreUnavailable):
+                await one.seated(seat, number)
+            with pytest.raises(StoreUnavailable):
+                await one.notes.write_offers()
+            busy.is_busy = False
+            assert await peer_of(one) == number
+            if newer is not None:
+                await other.seated(seat, newer)
+            await one.notes.write_offers()
+            assert [await peer_of(each) for each in (one, other)] == [newer or number] * 2
+
+
+@pytest.mark.asyncio
+async def test_user_hears_of_a_peer_connection_once_the_database_has_it(
+    database: Database, client: HttpClient
+) -> None:
+    """A worker that was killed after it had told the number, and before it had written it, took it along."""
+    busy: Any = Busy(database)
+    async with managed_by(Manager(), busy, client, processes=2) as (one, other):
+        await one.start(1, "Ada")
+        seat = await one.seat_of(1)
+        assert seat is not None
+        busy.is_busy = True
+        keeping = asyncio.create_task(one.seated(seat, 123456))
+        await until(lambda: busy.refusals > 1)
+        assert not keeping.done()
+        busy.is_busy = False
+        assert await keeping
+        assert await peer_of(other) == 123456
+
+
+async def peer_of(sessions: Sessions) -> int | None:
+    seat = await sessions.seat_of(1)
+    return None if seat is None else seat.peer_session
 
 
 class Fixed:

@@ -1,9 +1,15 @@
 import pytest
 
-from backend.errors import MethodNotAllowed, NotFound
-from backend.services.forwarding import MEGABYTE, Inbound
+from backend.errors import AvatarGone, MethodNotAllowed, NotFound
+from backend.services.breaker import FAILURES
+from backend.services.forwarding import MEGABYTE, Forwarder, Inbound, Upstream
 from backend.services.headers import NO_CREDENTIALS, Origin
+from backend.services.managed_fleet import ManagedFleet
+from backend.services.seats import Seat
 from backend.services.signalling import ALLOWED, Signalling
+from tests.support.gateway import free_port
+from tests.support.peer import Exchange, Peer
+from tests.support.upstream import client_of
 
 ORIGIN = Origin("192.0.2.7", "http", b"gateway.test", "1.1", "0123456789abcdef")
 
@@ -57,3 +63,37 @@ async def test_other_calls_are_refused_before_anyone_is_asked(
     inbound = Inbound(method, b"/api/webrtc/" + path.encode(), b"", (), None, ORIGIN)
     with pytest.raises(error):
         await signalling.call(inbound, 1, path)
+
+
+class OneSeat:
+    """Sessions of a user whose instance is at one port; nobody else tells what became of it."""
+
+    def __init__(self, port: int) -> None:
+        self.fleet = ManagedFleet
+        self.losses = 0
+        self._seat = Seat(Upstream.at("instance", f"http://127.0.0.1:{port}"), port, 123456)
+
+    async def seat_of(self, user_id: int) -> Seat:
+        return self._seat
+
+    async def lost(self, seat: Seat) -> None:
+        self.losses += 1
+
+
+@pytest.mark.asyncio
+async def test_everybody_hears_that_an_instance_has_ended_and_the_next_one_is_found_at_once() -> None:
+    """After five refusals users were told to try again, and a new instance at the port was not called."""
+
+    async def healthy(exchange: Exchange) -> None:
+        await exchange.reply(b'{"status":"running"}', (b"Content-Type", b"application/json"))
+
+    async with client_of("direct") as client:
+        sessions = OneSeat(free_port())
+        signalling = Signalling(Forwarder(client), sessions)  # type: ignore[arg-type]
+        asking = Inbound("GET", b"/api/webrtc/health", b"", (), None, ORIGIN)
+        for _ in range(3 * FAILURES):
+            with pytest.raises(AvatarGone):
+                await signalling.call(asking, 1, "health")
+        assert sessions.losses == 3 * FAILURES
+        async with Peer(healthy, (await sessions.seat_of(1)).port):
+            assert await signalling.call(asking, 1, "health") == {"status": "running"}

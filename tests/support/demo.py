@@ -25,6 +25,12 @@ class Demo:
     def port(self) -> int:
         return int(self.gateway.url.rpartition(":")[2])
 
+    async def sign_in(self) -> None:
+        """Sign `http` in as the student, which ends that one's earlier session."""
+        account = {"email": "student@demo.local", "password": "Demo-pass1!"}
+        answer = await self.http.post("/api/login", json=account)
+        self.http.headers["Authorization"] = f"Bearer {answer.json()['token']}"
+
     async def counters(self, service: str = "catalogue") -> dict[str, Any]:
         async with httpx.AsyncClient(trust_env=False) as http:
             return dict((await http.get(f"{self.control}/counters")).json()[service])
@@ -66,7 +72,6 @@ async def demo(folder: Path, *arguments: str, **environment: str) -> AsyncIterat
         async with httpx.AsyncClient(
             base_url=gateway.url, trust_env=False, timeout=30, limits=limits
         ) as http:
-            account = {"email": "student@demo.local", "password": "Demo-pass1!"}
-            answer = await http.post("/api/login", json=account)
-            http.headers["Authorization"] = f"Bearer {answer.json()['token']}"
-            yield Demo(gateway, http, control[1])
+            opened = Demo(gateway, http, control[1])
+            await opened.sign_in()
+            yield opened

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from datetime import datetime
 from typing import Any
 
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
@@ -20,6 +21,10 @@ log = logging.getLogger(__name__)
 
 # Who has an answer connects within a second; who never does must not keep the place.
 CONNECT_SECONDS = 20.0
+# A browser reports every second which pictures it receives, and far more rarely which sound. One that was
+# killed says no goodbye, and the peer connection itself gives it half a minute (RFC 7675).
+LOOK_SECONDS = 1.0
+MISSING_REPORTS = 6
 # Texts and recordings that wait for the engine, which takes milliseconds for each.
 WAITING = 200
 TEXT_CHARACTERS = 5_000
@@ -92,6 +97,8 @@ class Session:
             raise SessionError(f"the offer cannot be answered: {error}") from error
         self._own(self._narrate())
         self._own(self._give_up_unless_connected())
+        if "video" in wanted:
+            self._own(self._give_up_without_reports())
         return str(peer.localDescription.sdp)
 
     def say(self, line: Line) -> None:
@@ -156,3 +163,21 @@ class Session:
         await asyncio.sleep(self._connect_seconds)
         if self._peer.connectionState in ("new", "connecting"):
             await self.close()
+
+    async def _give_up_without_reports(self) -> None:
+        # Looks are counted, not seconds: while this process stands still, nobody else is to blame.
+        reported_at: datetime | None = None
+        missing = -MISSING_REPORTS  # the first one may take twice as long
+        while missing < MISSING_REPORTS:
+            await asyncio.sleep(LOOK_SECONDS)
+            if self._peer.connectionState != "connected":
+                continue
+            before, reported_at = reported_at, await self._reported_at()
+            missing = missing + 1 if reported_at == before else 0
+        await self.close()
+
+    async def _reported_at(self) -> datetime | None:
+        """When the peer last said which pictures it receives, None before it first did."""
+        told = (await self._peer.getStats()).values()
+        reports = [one for one in told if one.type == "remote-inbound-rtp" and one.kind == "video"]
+        return max((one.timestamp for one in reports), default=None)
