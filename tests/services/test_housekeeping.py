@@ -459,5 +459,8 @@ async def test_storm_of_starts_and_releases_leaves_exactly_what_is_owned(
         for number in range(1, 11):
             await kept.sessions.release(number)
         await until(lambda: not manager.connections)
-        await kept.later(200)
+        # A round does what it can: a busy machine's unanswered calls are left to the next.
+        for _ in range(5):
+            with suppress(GatewayError):
+                await kept.later(200)
         await nothing_left(database, manager)
