@@ -200,13 +200,13 @@ class Tracer:
 
         A client that follows it goes first, and is believed as to the trace, not as to the effort.
         """
-        parent = parent_of(headers)
-        if parent is not None and not parent.sampled:
-            return None
         second = int(self._clock())
         if second != self._second:
             self._second, self._begun = second, 0
-        if self._begun >= self._most_a_second:
+        if self._begun >= self._most_a_second:  # before the headers are read: so it is for most requests
+            return None
+        parent = parent_of(headers)
+        if parent is not None and not parent.sampled:
             return None
         self._begun += 1
         if parent is None:

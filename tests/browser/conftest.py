@@ -1,4 +1,4 @@
-"""One Chromium for each test, and a page of another origin."""
+"""Chromium, one for each test or one for a module, and a page of another origin."""
 
 import asyncio
 import os
@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, Page, async_playwright
+from playwright.async_api import Browser, BrowserType, Page, async_playwright
 
 from tests.contract.stage import Scene, opened_scene
+from tests.support.demo import Demo, demo
 
 FOLDER = Path(__file__).parent
 TYPES = {"/": ("page.html", b"text/html; charset=utf-8"), "/page.js": ("page.js", b"text/javascript")}
@@ -23,7 +24,10 @@ FLAGS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--autoplay-policy=no-user-gesture-required",
 )
+# All tests of a module sign in as the same two people.
+SHARED_DEMO = {"GATEWAY_LOGIN_LIMIT": "1000/minute"}
 
 
 def chromium() -> str:
@@ -37,15 +41,38 @@ def chromium() -> str:
     return path
 
 
+async def launched(playing: BrowserType) -> Browser:
+    return await playing.launch(executable_path=chromium(), args=[*FLAGS])
+
+
 @pytest_asyncio.fixture
 async def browser() -> AsyncIterator[Browser]:
-    path = chromium()
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=path, args=[*FLAGS])
+        browser = await launched(playwright.chromium)
         try:
             yield browser
         finally:
             await browser.close()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def playing() -> AsyncIterator[BrowserType]:
+    async with async_playwright() as playwright:
+        yield playwright.chromium
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared_browser(playing: BrowserType) -> AsyncIterator[Browser]:
+    browser = await launched(playing)
+    yield browser
+    await browser.close()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared_demo(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Demo]:
+    folder = tmp_path_factory.mktemp("demo")
+    async with demo(folder, "--demo-latency=0.1", **SHARED_DEMO) as opened:
+        yield opened
 
 
 @pytest_asyncio.fixture

@@ -6,16 +6,16 @@ Gateway, world and browser are one for all tests: each starts with no page open 
 import asyncio
 import contextlib
 import os
-import shutil
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, BrowserType, Page, async_playwright
+from playwright.async_api import Browser, BrowserType, Page
 
-from tests.support.demo import Demo, demo
+from tests.browser.conftest import launched
+from tests.support.demo import Demo
 from tests.support.peer import until
 
 pytest.importorskip("aiortc")
@@ -23,16 +23,6 @@ pytest.importorskip("espeakng_loader")
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
 
-FLAGS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--autoplay-policy=no-user-gesture-required",
-)
 PASSWORD = "Demo-pass1!"
 # For a busy machine; what is waited for takes a second or two on an idle one.
 PATIENCE_MS = 60_000
@@ -81,37 +71,6 @@ LOUDNESS = """async () => {
 }"""
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def playing() -> AsyncIterator[BrowserType]:
-    async with async_playwright() as playwright:
-        yield playwright.chromium
-
-
-async def launched(playing: BrowserType) -> Browser:
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    if path is None:
-        missing = "Chromium is not installed; on Debian as root: apt-get install chromium"
-        if os.environ.get("CI") == "true":
-            pytest.fail(missing)
-        pytest.skip(missing)
-    return await playing.launch(executable_path=path, args=[*FLAGS])
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared_chromium(playing: BrowserType) -> AsyncIterator[Browser]:
-    browser = await launched(playing)
-    yield browser
-    await browser.close()
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared_demo(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Demo]:
-    # All tests sign in as the same two people.
-    folder = tmp_path_factory.mktemp("demo")
-    async with demo(folder, "--demo-latency=0.1", GATEWAY_LOGIN_LIMIT="1000/minute") as opened:
-        yield opened
-
-
 @pytest_asyncio.fixture(loop_scope="module")
 async def running(shared_demo: Demo) -> AsyncIterator[Demo]:
     yield shared_demo
@@ -122,9 +81,9 @@ async def running(shared_demo: Demo) -> AsyncIterator[Demo]:
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def chromium(shared_chromium: Browser, running: Demo) -> AsyncIterator[Browser]:
-    yield shared_chromium
-    for context in shared_chromium.contexts:
+async def chromium(shared_browser: Browser, running: Demo) -> AsyncIterator[Browser]:
+    yield shared_browser
+    for context in shared_browser.contexts:
         await context.close()
 
 

@@ -1,4 +1,7 @@
-"""The dashboard in Chromium, before a gateway with its demo world."""
+"""The dashboard in Chromium, before a gateway with its demo world.
+
+Gateway, world and browser are one for all tests: each starts with no page open and no fault in the world.
+"""
 
 import asyncio
 import re
@@ -13,10 +16,10 @@ from playwright.async_api import Browser, Page, expect
 
 from tests.browser.conftest import Watched
 from tests.browser.test_docs_page import CONTRAST
-from tests.support.demo import Demo, demo
+from tests.support.demo import Demo
 from tests.support.gateway import free_port, spawned
 
-pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
 
 PATIENCE_MS = 60_000
 PASSWORD = "Demo-pass1!"
@@ -42,10 +45,20 @@ TEXTS = (
 LINE = re.compile(r"M[\d.]+ [\d.]+")
 
 
-@pytest_asyncio.fixture
-async def running(tmp_path: Path) -> AsyncIterator[Demo]:
-    async with demo(tmp_path, "--demo-latency=0.1") as opened:
-        yield opened
+@pytest_asyncio.fixture(loop_scope="module")
+async def running(shared_demo: Demo) -> AsyncIterator[Demo]:
+    yield shared_demo
+    await shared_demo.clear_faults()
+    async with asyncio.timeout(PATIENCE_MS / 1000):
+        while (await shared_demo.http.get("/api/health/detailed")).json()["status"] != "healthy":  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def browser(shared_browser: Browser) -> AsyncIterator[Browser]:
+    yield shared_browser
+    for context in shared_browser.contexts:
+        await context.close()
 
 
 async def opened(browser: Browser, url: str, away: bool = False, **how: Any) -> Watched:

@@ -46,6 +46,10 @@ class Demo:
         async with httpx.AsyncClient(trust_env=False) as http:
             (await http.put(f"{self.control}{path}", json=values)).raise_for_status()
 
+    async def clear_faults(self) -> None:
+        async with httpx.AsyncClient(trust_env=False) as http:
+            (await http.delete(f"{self.control}/faults")).raise_for_status()
+
     def preview(self) -> "Any":
         """A call that takes as long as the demo's latency."""
         return self.http.post("/api/avatar/preview", data={"avatar_name": "Ada Demo"})

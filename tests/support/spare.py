@@ -23,12 +23,14 @@ class Spare:
     """Waits; `spawn` stands in for multiprocessing.util.spawnv_passfds, and serves once."""
 
     def __init__(self) -> None:
-        self._line, theirs = socket.socketpair()
+        ours, theirs = socket.socketpair()
         self._pid = os.fork()
         if self._pid == 0:
-            self._line.close()
+            ours.close()
             _wait(theirs)
         theirs.close()
+        # As a number: where nobody asks for workers, it is open until the end, and nothing to warn of.
+        self._line: int | None = ours.detach()
 
     def stand_in(self) -> None:
         self._start_anew = multiprocessing.util.spawnv_passfds  # type: ignore[attr-defined]
@@ -37,12 +39,13 @@ class Spare:
     def spawn(self, path: bytes, arguments: Sequence[str], files: Sequence[int]) -> int:
         """Become what the arguments say, where that comes of `multiprocessing.forkserver`; return the pid."""
         code = arguments[-1]
-        if self._line.fileno() < 0 or "forkserver" not in code:
+        if self._line is None or "forkserver" not in code:
             return int(self._start_anew(path, arguments, files))
+        line, self._line = self._line, None
         blocked = [int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, [])]
         order = {"code": code, "files": list(files), "env": dict(os.environ), "blocked": blocked}
-        with self._line:
-            socket.send_fds(self._line, [json.dumps(order).encode()], list(files))
+        with socket.socket(fileno=line) as opened:
+            socket.send_fds(opened, [json.dumps(order).encode()], list(files))
         return self._pid
 
 
