@@ -206,6 +206,10 @@ class Answer:
         self._failure: Exception | None = None
         self._more: asyncio.Future[None] | None = None
 
+    def at_hand(self) -> bytes | None:
+        """Return the next of a body that has arrived to its end, None where `read` may have to wait."""
+        return self._next() if self._complete and self._chunks else None
+
     async def read(self) -> bytes:
         """Return the next bytes of the body as they arrived, b"" at its end. Raises UpstreamBroken."""
         while True:

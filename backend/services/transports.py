@@ -154,6 +154,9 @@ class Opened(Protocol):
     headers: list[Pair]
     http_version: str
 
+    def at_hand(self) -> bytes | None:
+        """Return the next of a body that has arrived to its end, None where `read` may have to wait."""
+
     async def read(self) -> bytes: ...
 
     async def aclose(self) -> None: ...
@@ -252,6 +255,9 @@ class _ReqwestOpened:
         self._streamed = streamed
         self._reader = response.body_reader
 
+    def at_hand(self) -> bytes | None:
+        return None
+
     async def read(self) -> bytes:
         with translated():
             while (chunk := await self._reader.read_chunk()) is not None:
@@ -327,6 +333,9 @@ class _HttpxOpened:
         self._left = content_length(self.headers)
         assert isinstance(response.stream, httpx.AsyncByteStream)  # noqa: S101 - narrows the type
         self._chunks = aiter(response.stream)
+
+    def at_hand(self) -> bytes | None:
+        return None
 
     async def read(self) -> bytes:
         with translated():

@@ -73,6 +73,10 @@ class Stream:
 
     # What the caller does.
 
+    def at_hand(self) -> bytes | None:
+        """Return the next of a body that has arrived to its end, None where `read` may have to wait."""
+        return self._taken() if self._complete and self._chunks else None
+
     async def read(self) -> bytes:
         """Return all that has arrived of the body, b"" at its end. Raises UpstreamBroken."""
         while True:
