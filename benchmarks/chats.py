@@ -56,6 +56,7 @@ class Browser(asyncio.Protocol):
         self._asked_at = 0.0
         self.first = 0.0
         self.late: list[float] = []
+        self._tail = b""
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -75,8 +76,10 @@ class Browser(asyncio.Protocol):
         moments = _MOMENT.findall(data)
         if moments:
             self.late.append(now - float(moments[-1]))
-        if self._end in data and not self.done.done():
+        seen = self._tail + data  # the end may come in pieces
+        if self._end in seen and not self.done.done():
             self.done.set_result(None)
+        self._tail = seen[-len(self._end) :]
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._fail(f"the connection was closed amid a chat: {exc}")

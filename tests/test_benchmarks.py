@@ -21,6 +21,7 @@ from benchmarks.avatars import options as avatars_options
 from benchmarks.bad_peers import KINDS, NAMED, Visitor
 from benchmarks.calls import Told
 from benchmarks.cases import CASES, GROUPS, Compare, Results, chosen, plan
+from benchmarks.chats import Browser
 from benchmarks.chats import options as chats_options
 from benchmarks.concurrency import Step
 from benchmarks.concurrency import options as concurrency_options
@@ -313,6 +314,17 @@ def test_unknown_cases_and_unbounded_loads_are_refused(capsys: pytest.CaptureFix
     with pytest.raises(SystemExit, match="2"):
         chats_options(["--chats", "1000000"])
     assert "choose of small" in capsys.readouterr().err
+
+
+@pytest.mark.asyncio
+async def test_a_chat_whose_end_comes_in_pieces_has_ended() -> None:
+    """It was waited for until the benchmark gave up."""
+    browser = Browser(b"", b"0\r\n\r\n")
+    for piece in (b"HTTP/1.1 200 OK\r\n\r\n", b"1\r\nx\r\n0", b"\r", b"\n\r"):
+        browser.data_received(piece)
+        assert not browser.done.done()
+    browser.data_received(b"\n")
+    assert browser.done.done()
 
 
 def test_what_is_missing_is_told_with_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
