@@ -249,6 +249,7 @@ async def test_load_script_does_what_the_pages_ask_of_it(command: str, place: Pl
         add = "" if "--base-url" in here else f" --base-url {running.gateway.url}"
         add += "" if "--help" in here else " --users 1,5"
         add += " --duration 5 --think 0.1" if "--duration" in here else ""
+        add += " --calls 1000" if "--calls" in here else ""
         script, arrow, redirected = here.partition(" <")
         printed = await asyncio.to_thread(place.run, script + add + arrow + redirected)
     assert "100" in printed or "--help" in command
