@@ -176,7 +176,7 @@ class Settings(BaseModel):
         "off", description="Where spans go: terminal, file or OTLP collector; needs requirements-trace.txt."
     )
     gateway_traces_per_second: int = Field(
-        20, ge=1, le=100_000, description="Requests that a worker follows each second at most."
+        5, ge=1, le=100_000, description="Requests that a worker follows each second at most."
     )
 
     gateway_view_threads: int = Field(
