@@ -175,7 +175,7 @@ class Bridge:
             else:
                 try:
                     return self._shortcut.finished(response)
-                except Exception as error:
+                except Exception as error:  # of a hook, whatever it is: Flask answers for it
                     work = functools.partial(self._failed, error)
         environ = environ_of(exchange.scope, exchange)
         try:
@@ -188,7 +188,7 @@ class Bridge:
         with self._flask.request_context(environ):
             try:
                 return self._flask.finalize_request(self._flask.handle_user_exception(error))
-            except Exception as worse:
+            except Exception as worse:  # of an error handler, as Flask's own dispatch has it
                 return self._flask.handle_exception(worse)
 
     def _failed(self, error: Exception, environ: dict[str, Any], _: object) -> Any:
@@ -204,7 +204,7 @@ class Bridge:
                 await send({"type": "lifespan.startup.complete"})
                 phase = "shutdown"
                 await receive()
-        except Exception as exc:
+        except Exception as exc:  # whatever opening or closing raised: the server has to be told
             log.exception("%s failed", phase)
             await send({"type": f"lifespan.{phase}.failed", "message": str(exc)})
         else:

@@ -67,7 +67,7 @@ class Call:
             await application(self._scope(), self.receive, self.send)
         except asyncio.CancelledError:
             raise
-        except Exception:
+        except Exception:  # an application's mistake costs its connection, not the server
             await connection.server.config.log.exception("Error in ASGI Framework")
         finally:
             self._left_undone()
