@@ -1,6 +1,7 @@
 """The documents say what the code does; where they could drift, they are compared."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -104,8 +105,36 @@ def test_no_page_names_a_folder_of_one_machine(page: Path) -> None:
     assert MACHINE_PATH.findall(read(page)) == []
 
 
-def test_settings_page_is_up_to_date() -> None:
-    assert read(document_settings.PAGE) == document_settings.page(), "run python -m scripts.document_settings"
+def test_settings_pages_are_up_to_date() -> None:
+    told = "run python -m scripts.document_settings"
+    assert read(document_settings.PAGE) == document_settings.page(), told
+    assert read(document_settings.TWIN) == document_settings.chinese_page(), told
+
+
+def test_a_setting_whose_sentence_changed_wants_a_new_translation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = document_settings.translations()
+    known["Folder of the old days."] = known.pop("PEM private key.")
+    monkeypatch.setattr(document_settings, "CHINESE", tmp_path / "settings.json")
+    document_settings.CHINESE.write_text(json.dumps(known), encoding="utf-8")
+    assert document_settings.main(["--check"]) == 1
+    assert "'PEM private key.'" in capsys.readouterr().err
+
+
+def test_no_translation_is_of_a_sentence_that_no_page_has() -> None:
+    asked = set()
+
+    class Asked(dict[str, str]):
+        def __getitem__(self, sentence: str) -> str:
+            asked.add(sentence)
+            return super().__getitem__(sentence)
+
+    known = Asked(document_settings.translations())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(document_settings, "translations", lambda: known)
+        document_settings.chinese_page()
+    assert set(known) - asked == set()
 
 
 def test_diagrams_are_drawn_from_the_text_beside_them(
