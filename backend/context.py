@@ -1,20 +1,15 @@
 """What a view may reach: the gateway's services, the request as it arrived, and who is asking."""
 
-import json
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, TypeVar, cast
-from urllib.parse import parse_qsl
+from typing import Any, cast
 
 from flask import current_app, request
-from pydantic import BaseModel, ValidationError
 
 from backend.config import Settings
-from backend.errors import BadRequest, NotAllowed, NotAuthenticated, NotFound
+from backend.errors import NotAllowed, NotAuthenticated
 from backend.exchange import CURRENT, Exchange
-from backend.schemas.common import nested
 from backend.services.accounts import Accounts
 from backend.services.administration import Administration
 from backend.services.answering import Answering
@@ -23,13 +18,12 @@ from backend.services.catalogue import Catalogue
 from backend.services.chats import Chats
 from backend.services.database import Database
 from backend.services.files import Files
-from backend.services.forwarding import MEGABYTE, Forwarder, Inbound
+from backend.services.forwarding import Forwarder, Inbound
 from backend.services.headers import Origin, first, request_id_or_none
 from backend.services.health_checks import HealthChecks
 from backend.services.http_client import HttpClient
 from backend.services.language_models import LanguageModels
 from backend.services.mail import Mail
-from backend.services.multipart import small_form
 from backend.services.notifications import Notifications
 from backend.services.own_account import OwnAccount
 from backend.services.passwords import Passwords
@@ -40,7 +34,7 @@ from backend.services.readiness import Readiness
 from backend.services.sessions import Sessions
 from backend.services.signalling import Signalling
 from backend.services.speech import Models
-from backend.services.streams import ByteStream, LimitedStream, check_length, in_time, read_whole
+from backend.services.streams import ByteStream, LimitedStream, check_length
 from backend.services.tokens import Principal, Tokens
 from backend.services.upkeep import Upkeep
 from backend.services.verification import Verification
@@ -49,12 +43,8 @@ from backend.services.watching import Watching
 from backend.services.websocket.sockets import Sockets
 from backend.wsgi import WsgiBody, raw_headers, raw_target
 
-M = TypeVar("M", bound=BaseModel)
-
 EXTENSION = "gateway"
 _INBOUND = "gateway.inbound"
-# What every database can hold as a number of a row.
-MOST_ID_DIGITS = 9
 
 
 @dataclass(frozen=True)
@@ -217,95 +207,3 @@ def body(limit: int) -> ByteStream | None:
     arriving = inbound()
     check_length(arriving.content_length, limit)
     return None if arriving.body is None else LimitedStream(arriving.body, limit)
-
-
-async def json_fields() -> dict[str, Any]:
-    """Read a JSON object of at most a megabyte. Raises BadRequest and TooLarge."""
-    stream = body(MEGABYTE)
-    return _object(b"" if stream is None else await in_time(read_whole(stream, MEGABYTE)))
-
-
-def _object(content: bytes) -> dict[str, Any]:
-    try:
-        fields = json.loads(content)
-    except (ValueError, RecursionError) as exc:
-        raise BadRequest("Please send JSON.") from exc
-    if not isinstance(fields, dict):
-        raise BadRequest("Please send a JSON object.")
-    return fields
-
-
-async def json_body(model: type[M]) -> M:
-    """Read and check a JSON object. Raises BadRequest that names the field, and TooLarge."""
-    return checked(model, await json_fields())
-
-
-async def json_body_or_none(model: type[M]) -> M | None:
-    """Read and check a JSON object that may be left out. Raises BadRequest and TooLarge."""
-    stream = body(MEGABYTE)
-    content = b"" if stream is None else await in_time(read_whole(stream, MEGABYTE))
-    return checked(model, _object(content)) if content else None
-
-
-def query(model: type[M]) -> M:
-    """Read and check the query string. Raises BadRequest that names the parameter."""
-    try:
-        pairs = parse_qsl(
-            inbound().query.decode("ascii"), keep_blank_values=False, errors="strict", max_num_fields=100
-        )
-    except ValueError as exc:  # also what is no UTF-8
-        raise BadRequest("The query string is malformed.") from exc
-    return checked(model, nested(dict(pairs)))
-
-
-def checked(model: type[M], fields: Mapping[str, Any]) -> M:
-    """Return what the fields say. Raises BadRequest that names the first one that is wrong."""
-    try:
-        return model.model_validate(fields)
-    except ValidationError as exc:
-        error = exc.errors(include_input=False, include_url=False, include_context=False)[0]
-        name = ".".join(str(part) for part in error["loc"])
-        raise BadRequest(_spoken(name, error["type"], error["msg"])) from exc
-
-
-_KINDS = {
-    "missing": "is missing.",
-    "string_too_short": "is too short.",
-    "string_type": "needs to be text.",
-    "int_type": "needs to be a whole number.",
-    "int_parsing": "needs to be a whole number.",
-    "bool_type": "needs to be true or false.",
-    "bool_parsing": "needs to be true or false.",
-    "string_pattern_mismatch": "has characters or a form that are not allowed.",
-    "string_unicode": "has characters that do not exist.",
-}
-
-
-def _spoken(name: str, kind: str, text: str) -> str:
-    if kind in _KINDS:
-        return f"{name} {_KINDS[kind]}"
-    return f"{name}: {text[:1].lower()}{text[1:]}." if name else f"{text}."
-
-
-def row_id(text: str) -> int:
-    """Return the number of a row as a path spells it, leading zeros or not. Raises NotFound."""
-    digits = text.lstrip("0") if text.isascii() and text.isdigit() else ""
-    if not 0 < len(digits) <= MOST_ID_DIGITS:
-        raise NotFound
-    return int(digits)
-
-
-async def form_fields() -> dict[str, str]:
-    """Read the text fields of a small form, urlencoded or multipart."""
-    content_type = first(inbound().headers, b"content-type") or b""
-    return await small_form(body(MEGABYTE), content_type)
-
-
-async def form_field(name: str) -> str | None:
-    """Read one field of a small form."""
-    return (await form_fields()).get(name)
-
-
-async def form(model: type[M]) -> M:
-    """Read and check a small form. Raises BadRequest that names the field, UnsupportedMedia and TooLarge."""
-    return checked(model, await form_fields())

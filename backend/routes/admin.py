@@ -4,8 +4,9 @@ from dataclasses import asdict
 
 from flask import Blueprint
 
-from backend.context import gateway, json_body, json_body_or_none, query, row_id, tutor
+from backend.context import gateway, tutor
 from backend.operations import operation
+from backend.request_fields import json_body, json_body_or_none, query, row_id
 from backend.responses import GatewayResponse, answer
 from backend.schemas.admin import (
     ActionPage,

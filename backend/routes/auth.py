@@ -4,9 +4,10 @@ from contextlib import suppress
 
 from flask import Blueprint
 
-from backend.context import bearer, caller, gateway, inbound, json_body
+from backend.context import bearer, caller, gateway, inbound
 from backend.errors import GatewayError, NotAuthenticated
 from backend.operations import operation
+from backend.request_fields import json_body
 from backend.responses import GatewayResponse, answer
 from backend.schemas.auth import (
     CodeRequest,

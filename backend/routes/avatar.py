@@ -4,9 +4,10 @@ import re
 
 from flask import Blueprint
 
-from backend.context import body, caller, form_field, form_fields, gateway, inbound, tutor
+from backend.context import body, caller, gateway, inbound, tutor
 from backend.errors import BadRequest
 from backend.operations import Raw, operation
+from backend.request_fields import form_field, form_fields
 from backend.responses import GatewayResponse, answer, relayed
 from backend.schemas.avatar import (
     Added,

@@ -2,8 +2,9 @@
 
 from flask import Blueprint
 
-from backend.context import caller, form, gateway, inbound, json_body, query, tutor
+from backend.context import caller, gateway, inbound, tutor
 from backend.operations import Raw, operation
+from backend.request_fields import form, json_body, query
 from backend.responses import GatewayResponse, StreamedResponse, answer
 from backend.schemas.chat import (
     ChatMessage,

@@ -36,7 +36,7 @@ from backend.services.policies import (
     pause_seconds,
     wait_asked_for,
 )
-from backend.services.streams import ByteStream, LimitedStream, check_length, in_time, read_whole
+from backend.services.streams import ByteStream, LimitedStream, check_length, small_body
 from backend.services.trail import TRAIL
 from backend.services.transports import UpstreamCall
 
@@ -323,7 +323,7 @@ async def _prepared_body(inbound: Inbound, limit: int) -> bytes | ByteStream | N
     length = inbound.content_length
     check_length(length, limit)
     if length is not None and length <= KEPT_BODY_BYTES:
-        return await in_time(read_whole(inbound.body, limit))
+        return await small_body(inbound.body, limit)
     return LimitedStream(inbound.body, limit)
 
 

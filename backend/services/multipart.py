@@ -8,7 +8,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from backend.errors import BadRequest, TooLarge, UnsupportedMedia
-from backend.services.streams import ByteStream, in_time, read_whole
+from backend.services.streams import ByteStream, small_body
 
 # Beyond any form of the frontend; a form that is larger is an attack on memory.
 MOST_PARTS = 64
@@ -163,7 +163,7 @@ async def small_form(body: ByteStream | None, content_type: bytes) -> dict[str, 
     boundary = boundary_of(content_type)
     if boundary is None and not content_type.lower().startswith(b"application/x-www-form-urlencoded"):
         raise UnsupportedMedia("Please send a form.")
-    content = b"" if body is None else await in_time(read_whole(body, SMALL_FORM_BYTES))
+    content = await small_body(body, SMALL_FORM_BYTES)
     if boundary is None:
         return _urlencoded(content)
     reader = MultipartReader(boundary)

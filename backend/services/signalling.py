@@ -26,8 +26,9 @@ from backend.services.policies import Timeouts
 from backend.services.seats import Seat
 from backend.services.session_number import NOT_YOURS, session_number
 from backend.services.sessions import NONE, Sessions
+from backend.services.small_json import small_json
 from backend.services.sound_form import SoundForm
-from backend.services.streams import ByteStream, LimitedStream, check_length, in_time, read_whole
+from backend.services.streams import ByteStream, LimitedStream, check_length
 from backend.services.transports import UpstreamCall
 
 log = logging.getLogger("gateway.signalling")
@@ -172,14 +173,7 @@ class Signalling:
 
 async def _fields(inbound: Inbound, limit: int) -> dict[str, Any]:
     check_length(inbound.content_length, limit)
-    content = b"" if inbound.body is None else await in_time(read_whole(inbound.body, limit))
-    try:
-        fields = json.loads(content)
-    except (ValueError, RecursionError) as exc:
-        raise BadRequest("Please send JSON.") from exc
-    if not isinstance(fields, dict):
-        raise BadRequest("Please send a JSON object.")
-    return fields
+    return await small_json(inbound.body, limit)
 
 
 def _offer(fields: dict[str, Any]) -> dict[str, Any]:

@@ -79,6 +79,11 @@ async def read_whole(stream: ByteStream, limit: int) -> bytes:
     return b"".join(chunks)
 
 
+async def small_body(stream: ByteStream | None, limit: int) -> bytes:
+    """Read a client's small body whole, in time. Raises TooLarge and UploadStalled."""
+    return b"" if stream is None else await in_time(read_whole(stream, limit))
+
+
 def unpacked(content: bytes, packing: str, limit: int) -> bytes:
     """Unpack an upstream's gzip or deflate. Raises UpstreamGarbage for what is neither, or over the limit."""
     if packing not in ("gzip", "deflate"):
