@@ -72,12 +72,25 @@ class Cost:
         return _percent(self.again, self.off)
 
     @property
+    def together(self) -> float:
+        """The first of all turns together: what happens once a second is in few of them, and in no middle."""
+        return _percent_of_all(self.on, self.off)
+
+    @property
+    def noise_together(self) -> float:
+        return _percent_of_all(self.again, self.off)
+
+    @property
     def microseconds(self) -> float:
         return Spread.of(differences(self.on, self.off)).middle * 1e6
 
 
 def _percent(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
     return Spread.of([(ratio - 1) * 100 for ratio in ratios(ours, theirs)])
+
+
+def _percent_of_all(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    return (sum(ours) / sum(theirs) - 1) * 100
 
 
 def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -115,7 +128,8 @@ def main(asked: argparse.Namespace, folder: Path) -> int:
     )
     notes = [
         f"Turns: {asked.turns} of {asked.calls} calls for each, {USERS} callers; all three gateways on one "
-        "core, load and upstream on another. Ratios are taken turn by turn, the middle one is shown."
+        "core, load and upstream on another. Ratios are taken turn by turn and the middle one is shown, then "
+        "that of all turns together: what happens once a second shows there."
     ]
     report.show(machine, tables, notes)
     report.save(asked.markdown, report.markdown(machine, tables, notes))
@@ -246,6 +260,8 @@ def _cost_lines(costs: Sequence[Cost]) -> Iterator[Line]:
     for cost in costs:
         yield f"{cost.server}: processor time of small calls, more", COST, cost.more
         yield f"{cost.server}: the same of two that are alike", None, cost.noise
+        yield f"{cost.server}: all turns together, more", COST, Spread.of([cost.together])
+        yield f"{cost.server}: the same of two that are alike", None, Spread.of([cost.noise_together])
 
 
 def _time_lines(times: Mapping[str, Times]) -> Iterator[Line]:

@@ -596,6 +596,13 @@ def test_what_seeing_costs_is_compared_turn_by_turn() -> None:
     assert cost.microseconds == pytest.approx(7.5)
 
 
+def test_what_happens_now_and_then_shows_in_all_turns_together() -> None:
+    cost = Cost("hypercorn", on=[100e-6] * 9 + [190e-6], off=[100e-6] * 10, again=[99e-6] * 10)
+    assert cost.more.middle == pytest.approx(0)
+    assert cost.together == pytest.approx(9)
+    assert cost.noise_together == pytest.approx(-1)
+
+
 @pytest.mark.parametrize(
     ("meter", "told", "short"),
     [
