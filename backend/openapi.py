@@ -13,7 +13,7 @@ from werkzeug.routing import Rule
 from backend import VERSION
 from backend.errors import GatewayError
 from backend.operations import Choices, Content, Operation, Raw, operation_of
-from backend.schemas.common import Problem
+from backend.schemas.base import Problem
 
 Json = dict[str, Any]
 Mode = Literal["validation", "serialization"]

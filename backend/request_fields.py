@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 
 from backend.context import body, inbound
 from backend.errors import BadRequest, NotFound
-from backend.schemas.common import nested
+from backend.schemas.base import nested
 from backend.services.forwarding import MEGABYTE
 from backend.services.headers import first
 from backend.services.multipart import small_form

@@ -24,7 +24,7 @@ from backend.schemas.admin import (
     UserMade,
     UsersQuery,
 )
-from backend.schemas.common import Message, Paging
+from backend.schemas.base import Message, Paging
 from backend.services import administration, audit
 from backend.services.account_changes import Operator
 from backend.services.tokens import Principal

@@ -18,7 +18,7 @@ from backend.schemas.auth import (
     TimeLeft,
     Token,
 )
-from backend.schemas.common import Message
+from backend.schemas.base import Message
 from backend.services.sign_in import sign_in
 from backend.services.tokens import Principal
 from backend.shortcut import direct

@@ -21,7 +21,7 @@ from backend.schemas.avatar import (
     SpeechModel,
     Started,
 )
-from backend.schemas.common import StrayTimeout
+from backend.schemas.base import StrayTimeout
 from backend.services.avatar_form import FORM_BYTES, AvatarForm
 from backend.services.forwarding import ATTEMPTS
 from backend.services.headers import first

@@ -6,6 +6,7 @@ from backend.context import caller, gateway, inbound, tutor
 from backend.operations import Raw, operation
 from backend.request_fields import form, json_body, query
 from backend.responses import GatewayResponse, StreamedResponse, answer
+from backend.schemas.base import Message
 from backend.schemas.chat import (
     ChatMessage,
     ChatOpened,
@@ -20,7 +21,6 @@ from backend.schemas.chat import (
     Starred,
     WholeAnswer,
 )
-from backend.schemas.common import Message
 from backend.services.answer_stream import AnswerStream
 from backend.services.chats import asked_chat_id, chat_id_of
 from backend.services.headers import Pair, first

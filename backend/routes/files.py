@@ -8,7 +8,7 @@ from backend.context import body, caller, gateway, inbound, tutor
 from backend.errors import GatewayError
 from backend.operations import Raw, operation
 from backend.responses import GatewayResponse, StreamedResponse, answer
-from backend.schemas.common import StrayTimeout
+from backend.schemas.base import StrayTimeout
 from backend.schemas.files import (
     AttachedFile,
     Attachment,

@@ -6,7 +6,7 @@ from backend.context import caller, gateway
 from backend.operations import operation
 from backend.request_fields import json_body, query, row_id
 from backend.responses import GatewayResponse, answer
-from backend.schemas.common import Message
+from backend.schemas.base import Message
 from backend.schemas.user import (
     NotificationPage,
     NotificationRow,

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, StringConstraints
 
 from backend.models.user import EMAIL_CHARACTERS
-from backend.schemas.common import LINE, PROSE, Answer, Body, Moment, Paging, Query
+from backend.schemas.base import LINE, PROSE, Answer, Body, Moment, Paging, Query
 from backend.schemas.user import Bio, Name, Phone
 
 Role = Literal["student", "tutor"]

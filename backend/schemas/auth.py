@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from pydantic import Field, StringConstraints
 
 from backend.models.verification_code import Purpose
-from backend.schemas.common import Answer, Body
+from backend.schemas.base import Answer, Body
 
 # A longer one would be no password but work for the processor. Accounts say what is too short.
 Password = Annotated[str, Field(min_length=1, max_length=1024, json_schema_extra={"format": "password"})]

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from backend.schemas.common import Answer
+from backend.schemas.base import Answer
 
 # As services/names.py checks it.
 AvatarName = Annotated[

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from backend.schemas.common import Answer, Body, Moment, Query, Text
+from backend.schemas.base import Answer, Body, Moment, Query, Text
 
 QUESTION_CHARACTERS = 16_000
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from backend.schemas.common import Answer, Body, Moment
+from backend.schemas.base import Answer, Body, Moment
 
 Binary = Annotated[str, Field(json_schema_extra={"format": "binary"})]
 FileType = Literal["image", "audio", "document", "other"]

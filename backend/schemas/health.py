@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from backend.schemas.common import Answer
+from backend.schemas.base import Answer
 
 
 class Alive(Answer):

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field, StringConstraints
 
 from backend.models.profile import NAME_CHARACTERS, PHONE_CHARACTERS
-from backend.schemas.common import LINE, PROSE, Answer, Body, Moment, Paging
+from backend.schemas.base import LINE, PROSE, Answer, Body, Moment, Paging
 
 BIO_CHARACTERS = 2_000
 
