@@ -148,7 +148,7 @@ def test_websockets_are_measured_and_reported(tmp_path: Path) -> None:
     if reason := _ready_for_a_run():
         pytest.skip(reason)
     raw = tmp_path / "raw.json"
-    command = [sys.executable, "-m", "benchmarks.websockets", "--rounds=1", "--seconds=0.2", "--idle=20"]
+    command = [sys.executable, "-m", "benchmarks.websockets", "--rounds=1", "--seconds=0.5", "--idle=20"]
     ran = subprocess.run(
         [*command, f"--json={raw}"],
         cwd=ROOT,
