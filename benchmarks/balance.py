@@ -7,7 +7,6 @@ that a mount with both addresses balances and under calls that are sent to both 
 import argparse
 import asyncio
 import json
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +18,7 @@ import uvloop
 from benchmarks import command, gateway, report
 from benchmarks.calls import Address, Told, offered
 from benchmarks.figures import Limit, at_most, percentile
-from benchmarks.machine import Cores, described, require
+from benchmarks.machine import Cores, reserved
 from benchmarks.overload import mount
 from benchmarks.processes import Failure, exchange
 from benchmarks.service import Service, Talk
@@ -104,10 +103,7 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(asked: argparse.Namespace, folder: Path) -> int:
-    require(("taskset", "setpriv"))
-    cores = Cores.here()
-    machine = described(VERSIONS)
-    os.sched_setaffinity(0, {cores.load})
+    cores, machine = reserved(VERSIONS)
     account = gateway.Account.made(folder)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         report.progress(f"gateway on {asked.server}, five phases of {asked.seconds:g} s")

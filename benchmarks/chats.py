@@ -6,7 +6,6 @@ One worker on one core; model and browsers on another.
 import argparse
 import asyncio
 import json
-import os
 import re
 import sys
 import time
@@ -21,7 +20,7 @@ import uvloop
 
 from benchmarks import chat_model, command, gateway, report, usage
 from benchmarks.figures import Limit, Spread, at_most, percentile
-from benchmarks.machine import Cores, allow_open_files, described, require
+from benchmarks.machine import reserved
 from benchmarks.processes import Failure, Process, answering, free_port, running
 from benchmarks.stream import head
 
@@ -127,11 +126,7 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(asked: argparse.Namespace, folder: Path) -> int:
-    require(("taskset", "setpriv"))
-    allow_open_files(asked.chats + SPARE_CONNECTIONS)
-    cores = Cores.here()
-    machine = described(VERSIONS)
-    os.sched_setaffinity(0, {cores.load})
+    cores, machine = reserved(VERSIONS, connections=asked.chats + SPARE_CONNECTIONS)
     account = gateway.Account.made(folder)
     costs: list[Cost] = []
     crowds: list[Crowd] = []

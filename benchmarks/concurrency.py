@@ -5,7 +5,6 @@ One worker on one core, with load and upstream on another; every connection is o
 
 import argparse
 import asyncio
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ import uvloop
 from benchmarks import command, gateway, nginx, report, upstream, usage
 from benchmarks.calls import Wave, together
 from benchmarks.figures import Limit, Spread, at_most
-from benchmarks.machine import Cores, allow_open_files, described, require
+from benchmarks.machine import Cores, reserved
 from benchmarks.stream import head
 
 CALL_SECONDS = 3.0
@@ -73,11 +72,7 @@ def _users(text: str) -> tuple[int, ...]:
 
 
 def main(asked: argparse.Namespace, folder: Path) -> int:
-    require(("nginx", "taskset", "setpriv"))
-    allow_open_files(max(asked.users) + SPARE_CONNECTIONS)
-    cores = Cores.here()
-    machine = described(VERSIONS)
-    os.sched_setaffinity(0, {cores.load})
+    cores, machine = reserved(VERSIONS, ("nginx",), connections=max(asked.users) + SPARE_CONNECTIONS)
     steps = list(climbed(asked, folder, cores))
     tables = (_waits(steps, asked.seconds), _memory(steps))
     notes = [

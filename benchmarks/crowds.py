@@ -5,7 +5,6 @@ the gateway answers itself, one through a mount to another upstream than the cro
 """
 
 import argparse
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -15,7 +14,7 @@ import uvloop
 
 from benchmarks import command, crowd_upstream, gateway, leavers, report
 from benchmarks.bad_peers import CLOSED_SECONDS, KINDS, NAMED, Kind, Peer, Visitor, crowd
-from benchmarks.machine import Cores, allow_open_files, described, require
+from benchmarks.machine import Cores, reserved
 from benchmarks.watch import HEALTH, OTHER, State, Watch, seconds_until
 
 VERSIONS = ("flask", "hypercorn", "granian", "uvloop", "httptools", "h2")
@@ -115,11 +114,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def main(asked: argparse.Namespace, folder: Path) -> int:
-    require(("taskset", "setpriv"))
-    allow_open_files(asked.count)
-    cores = Cores.here()
-    machine = described(VERSIONS)
-    os.sched_setaffinity(0, {cores.load})
+    cores, machine = reserved(VERSIONS, connections=asked.count)
     account = gateway.Account.made(folder)
     burdens: list[Burden] = []
     left: list[leavers.Left] = []

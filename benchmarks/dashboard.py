@@ -6,7 +6,6 @@ down beside the memory of the gateway. The verdict compares the first look after
 
 import argparse
 import asyncio
-import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,7 @@ import uvloop
 from benchmarks import command, gateway, report, upstream, usage
 from benchmarks.calls import paced
 from benchmarks.figures import percentile
-from benchmarks.machine import Cores, Missing, described, require
+from benchmarks.machine import Missing, reserved
 from benchmarks.processes import Failure
 from benchmarks.stream import head
 from benchmarks.viewers import PageState, Viewers, watching
@@ -96,12 +95,9 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(asked: argparse.Namespace, folder: Path) -> int:
-    require(("taskset", "setpriv"), ("playwright",))
     if not (shutil.which("chromium") or shutil.which("chromium-browser")):
         raise Missing("Debian packages: apt-get install chromium")
-    cores = Cores.here()
-    machine = described(VERSIONS)
-    os.sched_setaffinity(0, {cores.load})
+    cores, machine = reserved(VERSIONS, packages=("playwright",))
     account = gateway.Account.made(folder)
     with (
         upstream.served(folder, cores.load) as url,

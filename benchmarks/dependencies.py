@@ -8,7 +8,6 @@ import argparse
 import asyncio
 import contextlib
 import json
-import os
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -21,7 +20,7 @@ import uvloop
 from benchmarks import command, gateway, report
 from benchmarks.calls import Address, Connection, Told, offered
 from benchmarks.figures import Limit, at_most, percentile
-from benchmarks.machine import Cores, described, require
+from benchmarks.machine import reserved
 from benchmarks.service import Service
 from benchmarks.stores import own_postgres, own_redis
 from benchmarks.stream import head
@@ -95,10 +94,7 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(asked: argparse.Namespace, folder: Path) -> int:
-    require(("taskset", "setpriv", "redis-server", "pg_ctl"))
-    cores = Cores.here()
-    machine = described(VERSIONS)
-    os.sched_setaffinity(0, {cores.load})
+    cores, machine = reserved(VERSIONS, ("redis-server", "pg_ctl"))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         run = Run(asked.server, folder, cores.measured, asked.seconds)
         known = runner.run(run.told())

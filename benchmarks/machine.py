@@ -22,6 +22,8 @@ TOOLS: Mapping[str, str] = {
     "taskset": "util-linux",
     "setpriv": "util-linux",
 }
+# Keep a process on its core, and end it with the benchmark (processes.py).
+BOUND = ("taskset", "setpriv")
 # Where Debian keeps what only root usually runs, as nginx.
 SYSTEM_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/sbin")
 # For every connection of a client there is one to the upstream, beside logs, libraries and listeners.
@@ -46,6 +48,21 @@ class Cores:
         if len(allowed) < 2:
             raise Missing("two processor cores are needed: one for what is measured, one for the load")
         return cls(allowed[0], allowed[1])
+
+
+def reserved(
+    versions: Iterable[str], tools: Iterable[str] = (), packages: Iterable[str] = (), connections: int = 0
+) -> tuple[Cores, dict[str, str]]:
+    """Make ready for a run, with this process on the core of the load; return the cores and the machine.
+
+    `connections` is how many the load will open at once. Raises Missing.
+    """
+    require((*tools, *BOUND), packages)
+    allow_open_files(connections)
+    cores = Cores.here()
+    machine = described(versions)
+    os.sched_setaffinity(0, {cores.load})
+    return cores, machine
 
 
 def tool(name: str) -> str | None:

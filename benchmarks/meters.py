@@ -6,7 +6,6 @@ the processor is small beside it. Each meter has a gateway of its own, whose fig
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import time
@@ -19,7 +18,7 @@ from typing import Any
 
 from benchmarks import command, gateway, report, upstream, wrk
 from benchmarks.figures import Spread, at_most
-from benchmarks.machine import Cores, described, require
+from benchmarks.machine import Cores, reserved
 from benchmarks.processes import ROOT, Failure, environment, exchange
 
 VERSIONS = ("flask", "hypercorn", "granian", "uvloop", "ddsketch")
@@ -82,10 +81,7 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(asked: argparse.Namespace, folder: Path) -> int:
-    require(("wrk", "taskset", "setpriv"))
-    cores = Cores.here()
-    machine = described(VERSIONS)
-    os.sched_setaffinity(0, {cores.load})
+    cores, machine = reserved(VERSIONS, ("wrk",))
     account = gateway.Account.made(folder)
     meters: dict[str, Meter] = {"wrk": _by_wrk, "script": _by_script}
     servers = [asked.server] if asked.server else gateway.SERVERS

@@ -7,7 +7,6 @@ answers 503 to everything.
 import argparse
 import asyncio
 import json
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +18,7 @@ import uvloop
 from benchmarks import command, gateway, report
 from benchmarks.calls import Address, Told, in_turn, offered
 from benchmarks.figures import Limit, at_most, percentile
-from benchmarks.machine import Cores, described, require
+from benchmarks.machine import Cores, reserved
 from benchmarks.overload import mount
 from benchmarks.service import Service
 from benchmarks.stream import head
@@ -68,10 +67,7 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(asked: argparse.Namespace, folder: Path) -> int:
-    require(("taskset", "setpriv"))
-    cores = Cores.here()
-    machine = described(VERSIONS)
-    os.sched_setaffinity(0, {cores.load})
+    cores, machine = reserved(VERSIONS)
     account = gateway.Account.made(folder)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         report.progress(f"gateway on {asked.server}: {asked.seconds:g} s dead, then healed")

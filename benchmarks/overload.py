@@ -8,7 +8,6 @@ mount are called, too.
 import argparse
 import asyncio
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ import uvloop
 from benchmarks import command, gateway, report
 from benchmarks.calls import Told, in_turn, offered
 from benchmarks.figures import Limit, at_most, percentile
-from benchmarks.machine import Cores, described, require
+from benchmarks.machine import Cores, reserved
 from benchmarks.service import Service
 from benchmarks.stream import head
 
@@ -83,10 +82,7 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(asked: argparse.Namespace, folder: Path) -> int:
-    require(("taskset", "setpriv"))
-    cores = Cores.here()
-    machine = described(VERSIONS)
-    os.sched_setaffinity(0, {cores.load})
+    cores, machine = reserved(VERSIONS)
     account = gateway.Account.made(folder)
     found = []
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

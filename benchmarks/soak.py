@@ -9,7 +9,6 @@ import argparse
 import asyncio
 import itertools
 import math
-import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -20,7 +19,7 @@ import uvloop
 
 from benchmarks import command, gateway, nginx, report, upstream, usage
 from benchmarks.calls import Address, Connection
-from benchmarks.machine import Cores, described, require
+from benchmarks.machine import reserved
 from benchmarks.processes import Failure
 from benchmarks.stream import Line, head
 
@@ -103,10 +102,7 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(asked: argparse.Namespace, folder: Path) -> int:
-    require(("nginx", "taskset", "setpriv"))
-    cores = Cores.here()
-    machine = described(VERSIONS)
-    os.sched_setaffinity(0, {cores.load})
+    cores, machine = reserved(VERSIONS, ("nginx",))
     account = gateway.Account.made(folder)
     soaked = []
     with nginx.files(folder, cores.load) as files, upstream.served(folder, cores.load) as sink:

@@ -8,7 +8,6 @@ import argparse
 import asyncio
 import contextlib
 import json
-import os
 import secrets
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -19,7 +18,7 @@ from urllib.parse import urlsplit
 import uvloop
 
 from benchmarks import command, gateway, report, usage
-from benchmarks.machine import Cores, described, require
+from benchmarks.machine import reserved
 from benchmarks.processes import Failure, free_port
 
 VERSIONS = ("flask", "hypercorn", "granian", "uvloop", "python-multipart")
@@ -67,10 +66,7 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(asked: argparse.Namespace, folder: Path) -> int:
-    require(("taskset", "setpriv"))
-    cores = Cores.here()
-    machine = described(VERSIONS)
-    os.sched_setaffinity(0, {cores.load})
+    cores, machine = reserved(VERSIONS)
     account = gateway.Account.made(folder)
     measured = []
     for server in [asked.server] if asked.server else gateway.SERVERS:

@@ -7,7 +7,6 @@ import argparse
 import asyncio
 import contextlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import uvloop
 
 from benchmarks import command, echo, gateway, nginx, report, usage
 from benchmarks.figures import Limit, Spread, at_most, ratios, times
-from benchmarks.machine import Cores, allow_open_files, described, require
+from benchmarks.machine import Cores, reserved
 from benchmarks.processes import Process
 
 VERSIONS = ("hypercorn", "granian", "uvloop")
@@ -59,11 +58,7 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(asked: argparse.Namespace, folder: Path) -> int:
-    require(("nginx", "taskset", "setpriv"))
-    allow_open_files(asked.idle + SPARE_CONNECTIONS)
-    cores = Cores.here()
-    machine = described(VERSIONS)
-    os.sched_setaffinity(0, {cores.load})
+    cores, machine = reserved(VERSIONS, ("nginx",), connections=asked.idle + SPARE_CONNECTIONS)
     with contextlib.ExitStack() as stack:
         subjects = list(_subjects(stack, folder, cores))
         rounds = [
