@@ -1,5 +1,8 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from backend.services import sketches
 from backend.services.counts import BUCKETS, SLOT_SECONDS, WINDOW_SECONDS, Counts, Series, together
 from backend.services.figures import OTHER_METHODS, Figures, Trouble
 from backend.services.trail import Trail
@@ -72,6 +75,36 @@ def test_errors_are_counted_by_fault_code_and_upstream(clock: Clock, figures: Fi
         ("client", "bad_request", ""): 1,
     }
     assert figures.taken().whole.errors == 4
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 200_000), st.floats(0, 10), st.sampled_from(["/x", "/y"]), st.booleans()),
+        min_size=1,
+        max_size=250,
+    )
+)
+def test_many_at_once_are_counted_as_each_by_itself_would_be(
+    requests: list[tuple[float, float, str, bool]],
+) -> None:
+    clock = Clock(300_000.0)
+    at_once, one_by_one, bins = Figures(clock), Figures(clock), sketches.empty()
+    for seconds, own, route, headed in requests:
+        trail = ended(clock, seconds, route)
+        trail.own = own
+        if not headed:
+            trail.head = None
+        at_once.count(trail, "GET", "2xx", None, 1, 2)
+        one_by_one.count(trail, "GET", "2xx", None, 1, 2)
+        one_by_one.taken()
+        bins[sketches.bin_of(clock.now - trail.began)] += 1
+    both, each = at_once.taken(), one_by_one.taken()
+    assert (both.whole.durations, both.whole.owns) == (each.whole.durations, each.whole.owns)
+    assert (both.whole.requests, both.whole.received) == (len(requests), len(requests))
+    assert both.whole.durations == bins
+    assert {key: one.buckets for key, one in both.series.items()} == {
+        key: one.buckets for key, one in each.series.items()
+    }
 
 
 def test_invented_methods_share_a_label(clock: Clock, figures: Figures) -> None:
