@@ -9,7 +9,7 @@ import argparse
 import asyncio
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -53,49 +53,58 @@ class Times:
 
 
 @dataclass(frozen=True)
-class Cost:
+class Round:
     """Seconds of processor time for a call in each turn: with figures, without, and without once more."""
 
-    server: str
     on: Sequence[float]
     off: Sequence[float]
     again: Sequence[float]
 
     @property
-    def more(self) -> Spread:
-        """How much more a call costs with figures, in percent."""
+    def more(self) -> float:
+        """How much more a call costs with figures, in percent: the middle of the turns."""
         return _percent(self.on, self.off)
 
     @property
-    def noise(self) -> Spread:
+    def noise(self) -> float:
         """How much more it costs one of two that are alike."""
         return _percent(self.again, self.off)
 
     @property
     def together(self) -> float:
         """The first of all turns together: what happens once a second is in few of them, and in no middle."""
-        return _percent_of_all(self.on, self.off)
+        return (sum(self.on) / sum(self.off) - 1) * 100
 
     @property
     def noise_together(self) -> float:
-        return _percent_of_all(self.again, self.off)
+        return (sum(self.again) / sum(self.off) - 1) * 100
 
     @property
     def microseconds(self) -> float:
         return Spread.of(differences(self.on, self.off)).middle * 1e6
 
 
-def _percent(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
-    return Spread.of([(ratio - 1) * 100 for ratio in ratios(ours, theirs)])
+@dataclass(frozen=True)
+class Cost:
+    """Rounds, each with processes of their own: by how their memory lies, alike ones differ by a percent."""
+
+    server: str
+    rounds: Sequence[Round]
+
+    def over(self, what: Callable[[Round], float]) -> Spread:
+        return Spread.of([what(one) for one in self.rounds])
 
 
-def _percent_of_all(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    return (sum(ours) / sum(theirs) - 1) * 100
+def _percent(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    return (Spread.of(ratios(ours, theirs)).middle - 1) * 100
 
 
 def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = command.parser("benchmarks.seeing", "Measure what figures, Server-Timing and the log cost.")
-    parser.add_argument("--turns", type=command.whole(3, 10_000), default=200, metavar="N")
+    parser.add_argument("--rounds", type=command.whole(1, 100), default=5, metavar="N")
+    parser.add_argument(
+        "--turns", type=command.whole(3, 10_000), default=40, metavar="N", help="of each round"
+    )
     parser.add_argument(
         "--calls", type=command.whole(10, 100_000), default=400, metavar="N", help="of each turn"
     )
@@ -120,16 +129,17 @@ def main(asked: argparse.Namespace, folder: Path) -> int:
             costs.append(_cost(stage, server, asked))
             times[server] = _times(stage, server)
     lines = [*_cost_lines(costs), *_time_lines(times)]
-    columns = ("what", "at most", "goal", "measured", "turns", "")
+    columns = ("what", "at most", "goal", "measured", "rounds", "")
     rows = tuple(_row(*line) for line in lines)
     tables = (
         report.Table("What seeing costs, and whether it is right", columns, rows),
         _figures(costs, times),
     )
     notes = [
-        f"Turns: {asked.turns} of {asked.calls} calls for each, {USERS} callers; all three gateways on one "
-        "core, load and upstream on another. Ratios are taken turn by turn and the middle one is shown, then "
-        "that of all turns together: what happens once a second shows there."
+        f"{asked.rounds} rounds with gateways started anew, {asked.turns} turns of {asked.calls} calls for "
+        f"each, {USERS} callers; all three gateways on one core, load and upstream on another. Ratios are "
+        "taken turn by turn, and of all turns of a round together: what happens once a second shows there. "
+        "The middle round is shown."
     ]
     report.show(machine, tables, notes)
     report.save(asked.markdown, report.markdown(machine, tables, notes))
@@ -172,9 +182,12 @@ def _alike(stage: Stage, server: str, everything: bool) -> Iterator[dict[str, Ru
 
 
 def _cost(stage: Stage, server: str, asked: argparse.Namespace) -> Cost:
-    report.progress(f"{server}: {asked.turns} turns")
-    with _alike(stage, server, asked.everything) as running:
-        return Cost(server, **asyncio.run(_in_turns(running, asked.turns, asked.calls)))
+    rounds = []
+    for number in range(asked.rounds):
+        report.progress(f"{server}: round {number + 1} of {asked.rounds}, {asked.turns} turns")
+        with _alike(stage, server, asked.everything) as running:
+            rounds.append(Round(**asyncio.run(_in_turns(running, asked.turns, asked.calls))))
+    return Cost(server, rounds)
 
 
 async def _in_turns(running: Mapping[str, Running], turns: int, calls: int) -> dict[str, list[float]]:
@@ -258,10 +271,11 @@ Line = tuple[str, Limit | None, Spread]
 
 def _cost_lines(costs: Sequence[Cost]) -> Iterator[Line]:
     for cost in costs:
-        yield f"{cost.server}: processor time of small calls, more", COST, cost.more
-        yield f"{cost.server}: the same of two that are alike", None, cost.noise
-        yield f"{cost.server}: all turns together, more", COST, Spread.of([cost.together])
-        yield f"{cost.server}: the same of two that are alike", None, Spread.of([cost.noise_together])
+        yield f"{cost.server}: processor time of small calls, more", COST, cost.over(lambda one: one.more)
+        yield f"{cost.server}: the same of two that are alike", None, cost.over(lambda one: one.noise)
+        together, noise = cost.over(lambda one: one.together), cost.over(lambda one: one.noise_together)
+        yield f"{cost.server}: all turns together, more", COST, together
+        yield f"{cost.server}: the same of two that are alike", None, noise
 
 
 def _time_lines(times: Mapping[str, Times]) -> Iterator[Line]:
@@ -280,11 +294,15 @@ def _figures(costs: Sequence[Cost], times: Mapping[str, Times]) -> report.Table:
     rows = []
     for cost in costs:
         one = times[cost.server]
-        spent = [Spread.of(turns).middle * 1e6 for turns in (cost.on, cost.off)]
+        spent = [
+            cost.over(lambda one: Spread.of(one.on).middle * 1e6).middle,
+            cost.over(lambda one: Spread.of(one.off).middle * 1e6).middle,
+            cost.over(lambda one: one.microseconds).middle,
+        ]
         rows.append(
             (
                 cost.server,
-                *(report.with_unit(value, "µs/call") for value in (*spent, cost.microseconds)),
+                *(report.with_unit(value, "µs/call") for value in spent),
                 *(report.with_unit(value, "ms") for value in (one.seen, one.gateway, one.wait, one.upstream)),
             )
         )

@@ -15,7 +15,7 @@ from benchmarks.dashboard import Look
 from benchmarks.dashboard import Watched as Open
 from benchmarks.leavers import Left
 from benchmarks.meters import Compared, Seen
-from benchmarks.seeing import Cost, timed
+from benchmarks.seeing import Cost, Round, timed
 from benchmarks.soak import Soaked, State
 from benchmarks.uploads import Uploaded
 from benchmarks.viewers import PageState
@@ -144,17 +144,22 @@ def test_times_that_answers_tell_are_set_beside_those_outside() -> None:
 
 
 def test_what_seeing_costs_is_compared_turn_by_turn() -> None:
-    cost = Cost("hypercorn", on=[105e-6, 210e-6], off=[100e-6, 200e-6], again=[101e-6, 202e-6])
-    assert cost.more.middle == pytest.approx(5)
-    assert cost.noise.middle == pytest.approx(1)
+    cost = Round(on=[105e-6, 210e-6], off=[100e-6, 200e-6], again=[101e-6, 202e-6])
+    assert cost.more == pytest.approx(5)
+    assert cost.noise == pytest.approx(1)
     assert cost.microseconds == pytest.approx(7.5)
 
 
 def test_what_happens_now_and_then_shows_in_all_turns_together() -> None:
-    cost = Cost("hypercorn", on=[100e-6] * 9 + [190e-6], off=[100e-6] * 10, again=[99e-6] * 10)
-    assert cost.more.middle == pytest.approx(0)
+    cost = Round(on=[100e-6] * 9 + [190e-6], off=[100e-6] * 10, again=[99e-6] * 10)
+    assert cost.more == pytest.approx(0)
     assert cost.together == pytest.approx(9)
     assert cost.noise_together == pytest.approx(-1)
+
+
+def test_the_middle_round_says_what_seeing_costs() -> None:
+    rounds = [Round(on=[more * 1e-6], off=[100e-6], again=[100e-6]) for more in (104, 109, 103)]
+    assert Cost("granian", rounds).over(lambda one: one.more).middle == pytest.approx(4)
 
 
 @pytest.mark.parametrize(
