@@ -10,12 +10,13 @@ from benchmarks import report, watch
 from benchmarks.avatar_users import INSTANCE, REDIS, WORKER, Outcome
 from benchmarks.bad_peers import NAMED
 from benchmarks.calls import Told
+from benchmarks.cost import Cost, Round
 from benchmarks.crowds import Burden
 from benchmarks.dashboard import Look
 from benchmarks.dashboard import Watched as Open
 from benchmarks.leavers import Left
 from benchmarks.meters import Compared, Seen
-from benchmarks.seeing import Cost, Round, timed
+from benchmarks.seeing import timed
 from benchmarks.soak import Soaked, State
 from benchmarks.uploads import Uploaded
 from benchmarks.viewers import PageState
@@ -144,22 +145,17 @@ def test_times_that_answers_tell_are_set_beside_those_outside() -> None:
 
 
 def test_what_seeing_costs_is_compared_turn_by_turn() -> None:
-    cost = Round(on=[105e-6, 210e-6], off=[100e-6, 200e-6], again=[101e-6, 202e-6])
-    assert cost.more == pytest.approx(5)
+    cost = Round([105e-6, 210e-6], [100e-6, 200e-6], [101e-6, 202e-6], second_on=0.025, second_off=0.02)
+    assert cost.call == pytest.approx(5)
     assert cost.noise == pytest.approx(1)
     assert cost.microseconds == pytest.approx(7.5)
-
-
-def test_what_happens_now_and_then_shows_in_all_turns_together() -> None:
-    cost = Round(on=[100e-6] * 9 + [190e-6], off=[100e-6] * 10, again=[99e-6] * 10)
-    assert cost.more == pytest.approx(0)
-    assert cost.together == pytest.approx(9)
-    assert cost.noise_together == pytest.approx(-1)
+    assert cost.second == pytest.approx(0.5)
+    assert cost.whole == pytest.approx(5.5)
 
 
 def test_the_middle_round_says_what_seeing_costs() -> None:
-    rounds = [Round(on=[more * 1e-6], off=[100e-6], again=[100e-6]) for more in (104, 109, 103)]
-    assert Cost("granian", rounds).over(lambda one: one.more).middle == pytest.approx(4)
+    rounds = [Round([more * 1e-6], [100e-6], [100e-6], 0.0, 0.0) for more in (104, 109, 103)]
+    assert Cost("granian", rounds).over(lambda one: one.whole).middle == pytest.approx(4)
 
 
 @pytest.mark.parametrize(

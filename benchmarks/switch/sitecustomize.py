@@ -1,0 +1,36 @@
+"""Loaded by every Python of a gateway that is measured: a signal stops, another resumes the notes.
+
+The same process is compared with itself, because two that are alike differ by more than what is looked for.
+Only what is noted of each call is switched; what is done once a second goes on.
+"""
+
+import gc
+import signal
+from types import FrameType
+from typing import Any
+
+STOP, RESUME = signal.SIGRTMIN + 1, signal.SIGRTMIN + 2
+# Class of the gateway -> attribute -> its value while nothing is noted.
+SWITCHES: dict[str, dict[str, Any]] = {
+    "backend.observer.Observer": {"_figures": None},
+    "backend.asgi.Bridge": {"_timed": False, "_follow": None},
+}
+_found: list[tuple[Any, dict[str, Any]]] = []
+
+
+def _switch(number: int, _: FrameType | None) -> None:
+    if not _found:
+        gc.unfreeze()  # what the gateway froze at its start is not listed
+        for one in gc.get_objects():
+            attributes = SWITCHES.get(f"{type(one).__module__}.{type(one).__qualname__}")
+            if attributes is not None:
+                _found.append((one, {name: getattr(one, name) for name in attributes}))
+        gc.freeze()
+    for one, values in _found:
+        off = SWITCHES[f"{type(one).__module__}.{type(one).__qualname__}"]
+        for name, value in (off if number == STOP else values).items():
+            setattr(one, name, value)
+
+
+signal.signal(STOP, _switch)
+signal.signal(RESUME, _switch)
