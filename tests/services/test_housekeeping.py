@@ -20,18 +20,9 @@ from backend.services.database import Database
 from backend.services.housekeeping import Housekeeping, Patience
 from backend.services.http_client import HttpClient
 from backend.services.sessions import Sessions
-from tests.services.test_sessions import (
-    Clock,
-    client,
-    database,
-    managed_by,
-    met,
-    nothing_left,
-    port_of,
-    rows,
-)
 from tests.support.manager import Manager
 from tests.support.peer import until
+from tests.support.sessions import Clock, client, database, managed_by, met, nothing_left, port_of, rows
 
 __all__ = ["client", "database"]
 
