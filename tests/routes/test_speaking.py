@@ -9,11 +9,11 @@ import pytest
 from sqlalchemy import select
 
 from backend.models import AvatarSession
-from tests.routes.test_chat_stream import answered
 from tests.support.chat_model import FINISHED, Cast, ChatModel
 from tests.support.frontend import Frontend, good, refused
 from tests.support.gateway import Served
 from tests.support.peer import Exchange, until
+from tests.support.questions import answered
 
 OFFER = {"sdp": "v=0\r\n", "type": "offer"}
 OWN = 123456
