@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.gateway import mount, serving, settings_for
-from tests.support.mounted import OK, Wire, echo, error_of, gateway, transport, wire
-from tests.support.peer import Peer
+from tests.support.mounted import OK, Wire, error_of, gateway, transport, wire
+from tests.support.peer import Peer, echo
 from tests.support.wire import Pair, call
 
 __all__ = ["gateway", "transport", "wire"]

@@ -5,8 +5,8 @@ import gzip
 
 import pytest
 
-from tests.support.mounted import MEGABYTE, OK, Wire, echo, gateway, transport, wire
-from tests.support.peer import Exchange
+from tests.support.mounted import MEGABYTE, OK, Wire, gateway, transport, wire
+from tests.support.peer import Exchange, echo
 
 __all__ = ["gateway", "transport", "wire"]
 

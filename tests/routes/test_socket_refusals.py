@@ -8,7 +8,7 @@ import pytest
 
 from backend.config import SettingsError
 from tests.support.gateway import free_port, mount, serving, settings_for
-from tests.support.peer import Exchange, Peer, until
+from tests.support.peer import Exchange, Peer, silent, until
 from tests.support.sockets import gateway_over, refused
 from tests.support.steering import TARGETS
 from tests.support.websocket import TEXT, Frame, accepted, asked, dialled, echo
@@ -142,10 +142,7 @@ async def test_upstream_that_is_not_there_is_502_before_the_upgrade(tmp_path: Pa
 
 @pytest.mark.asyncio
 async def test_upstream_that_says_nothing_is_504_in_time(tmp_path: Path) -> None:
-    async def script(exchange: Exchange) -> None:
-        await exchange.client_left()
-
-    async with gateway_over(tmp_path, script, timeout=0.3) as (peer, served):
+    async with gateway_over(tmp_path, silent, timeout=0.3) as (peer, served):
         refused(await asked(served.port), 504, "upstream_first_byte_timeout")
         await until(lambda: peer.open == 0)
 
@@ -161,10 +158,7 @@ async def test_upstream_that_cannot_be_reached_is_504_in_time(tmp_path: Path) ->
 
 @pytest.mark.asyncio
 async def test_client_that_leaves_during_the_handshake_leaves_nothing_behind(tmp_path: Path) -> None:
-    async def script(exchange: Exchange) -> None:
-        await exchange.client_left()
-
-    async with gateway_over(tmp_path, script) as (peer, served):
+    async with gateway_over(tmp_path, silent) as (peer, served):
         task = asyncio.ensure_future(asked(served.port))
         await until(lambda: len(peer.heads) == 1)
         task.cancel()

@@ -8,8 +8,8 @@ from backend.errors import BadTarget, ClientGone, TooLarge
 from backend.services.forwarding import KEPT_BODY_BYTES, Forwarder, Rules, Upstream
 from backend.services.headers import Passage
 from backend.services.http_client import HttpClient
-from tests.support.forwarding import Body, client, echo, request, told
-from tests.support.peer import Exchange, Peer, until
+from tests.support.forwarding import Body, client, request, told
+from tests.support.peer import Exchange, Peer, echo, until
 from tests.support.upstream import GENEROUS
 
 __all__ = ["client"]

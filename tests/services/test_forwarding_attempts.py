@@ -15,19 +15,8 @@ from backend.errors import (
 from backend.services.forwarding import Forwarder, Rules, Upstream
 from backend.services.http_client import HttpClient
 from backend.services.policies import Timeouts
-from tests.support.forwarding import (
-    RULES,
-    Body,
-    answering,
-    breaking,
-    client,
-    echo,
-    first,
-    refused,
-    request,
-    told,
-)
-from tests.support.peer import Exchange, Peer, until
+from tests.support.forwarding import RULES, Body, answering, breaking, client, first, refused, request, told
+from tests.support.peer import Exchange, Peer, echo, silent, until
 from tests.support.upstream import GENEROUS, client_of
 from tests.support.wire import unanswering
 
@@ -118,9 +107,6 @@ async def test_streamed_body_that_nobody_touched_goes_to_the_next_address(client
 
 
 async def test_call_that_may_still_be_working_is_not_sent_again(client: HttpClient) -> None:
-    async def silent(exchange: Exchange) -> None:
-        await exchange.client_left()
-
     async with Peer(silent) as peer:
         rules = Rules(Timeouts(first_byte=0.1, idle=1))
         with pytest.raises(UpstreamFirstByteTimeout):
@@ -230,9 +216,6 @@ async def test_own_post_is_never_sent_twice(client: HttpClient) -> None:
 
 
 async def test_full_pool_is_not_a_reason_to_try_again() -> None:
-    async def silent(exchange: Exchange) -> None:
-        await exchange.client_left()
-
     settings = {"upstream_max_connections": 1, "gateway_pool_waiting": 0}
     async with client_of("reqwest", **settings) as client, Peer(silent) as peer:
         forwarder, upstream = Forwarder(client), Upstream.at("x", peer.url)

@@ -18,9 +18,9 @@ from backend.services.breaker import FAILURES
 from backend.services.forwarding import Forwarder, Rules, Upstream
 from backend.services.http_client import HttpClient
 from backend.services.policies import Timeouts
-from tests.support.forwarding import Body, answering, breaking, client, echo, refused, request, told
+from tests.support.forwarding import Body, answering, breaking, client, refused, request, told
 from tests.support.gateway import free_port
-from tests.support.peer import Exchange, Peer, until
+from tests.support.peer import Peer, echo, silent, until
 from tests.support.upstream import GENEROUS, client_of
 
 __all__ = ["client"]
@@ -55,9 +55,6 @@ async def test_upstream_that_breaks_every_call_is_left_alone_and_taken_back(clie
 
 
 async def test_upstream_that_only_hangs_is_left_alone(client: HttpClient) -> None:
-    async def silent(exchange: Exchange) -> None:
-        await exchange.client_left()
-
     async with Peer(silent) as peer:
         rules = Rules(Timeouts(first_byte=0.05, idle=1))
         assert await kept_away(Forwarder(client), Upstream.at("x", peer.url), rules=rules) == FAILURES
@@ -108,9 +105,6 @@ async def test_answer_of_any_status_is_a_sign_of_life(client: HttpClient, status
 
 
 async def test_given_up_calls_refused_bodies_and_a_full_share_are_no_failures() -> None:
-    async def silent(exchange: Exchange) -> None:
-        await exchange.client_left()
-
     settings = {"upstream_max_connections": 1, "gateway_pool_waiting": 0}
     async with client_of("direct", **settings) as client, Peer(silent) as peer:
         forwarder, upstream = Forwarder(client), Upstream.at("x", peer.url)

@@ -9,11 +9,10 @@ import pytest
 
 from backend.services.forwarding import Forwarder, Upstream
 from backend.services.health_checks import HealthChecks
-
-from ..support.gateway import free_port
-from ..support.peer import Exchange, Peer, Script, until
-from ..support.upstream import GENEROUS, client_of
-from ..support.wire import unanswering
+from tests.support.gateway import free_port
+from tests.support.peer import Exchange, Peer, Script, silent, until
+from tests.support.upstream import GENEROUS, client_of
+from tests.support.wire import unanswering
 
 pytestmark = pytest.mark.asyncio
 
@@ -25,10 +24,6 @@ PATIENCE_SECONDS = 15.0
 async def ok(exchange: Exchange) -> None:
     await exchange.body()
     await exchange.reply()
-
-
-async def silent(exchange: Exchange) -> None:
-    await exchange.client_left()
 
 
 def answering(status: bytes) -> Script:

@@ -11,7 +11,7 @@ from backend.services.headers import Origin
 from backend.services.http_client import HttpClient
 from backend.services.streams import ByteStream, read_whole
 from tests.support.gateway import free_port
-from tests.support.peer import Exchange
+from tests.support.peer import Exchange, echo
 from tests.support.upstream import GENEROUS, client_of
 from tests.support.wire import Pair
 
@@ -46,10 +46,6 @@ class Body:
 
 def request(method: str = "GET", *headers: Pair, body: ByteStream | None = None) -> Inbound:
     return Inbound(method, b"/", b"", headers, body, ORIGIN)
-
-
-async def echo(exchange: Exchange) -> None:
-    await exchange.reply(await exchange.body())
 
 
 async def told(forwarder: Forwarder, upstream: Upstream, inbound: Inbound, **more: Any) -> tuple[dict, bytes]:
