@@ -32,6 +32,14 @@ from tests.support.sessions import (
 __all__ = ["client", "database"]
 
 
+async def held_back(manager: Manager, sessions: Sessions) -> "asyncio.Task[dict[str, Any]]":
+    """Begin a start whose call has reached the manager, and waits there."""
+    manager.go.clear()
+    start = asyncio.create_task(sessions.start(1, "Ada"))
+    await until(lambda: len(manager.calls) == 1)
+    return start
+
+
 @pytest.mark.asyncio
 async def test_start_remembers_where_the_avatar_runs(database: Database, client: HttpClient) -> None:
     async with managed_by(Manager(), database, client) as (sessions,):
@@ -118,10 +126,8 @@ async def test_failed_switch_keeps_the_former_instance(database: Database, clien
 @pytest.mark.asyncio
 async def test_start_goes_on_without_the_one_who_asked(database: Database, client: HttpClient) -> None:
     manager = Manager()
-    manager.go.clear()
     async with managed_by(manager, database, client) as (sessions,):
-        leaver = asyncio.create_task(sessions.start(1, "Ada"))
-        await until(lambda: len(manager.calls) == 1)
+        leaver = await held_back(manager, sessions)
         leaver.cancel()
         await asyncio.wait([leaver])
         manager.go.set()
@@ -134,10 +140,8 @@ async def test_release_calls_a_start_off_also_from_another_process(
     database: Database, client: HttpClient
 ) -> None:
     manager = Manager()
-    manager.go.clear()
     async with managed_by(manager, database, client, processes=2) as (one, other):
-        start = asyncio.create_task(one.start(1, "Ada"))
-        await until(lambda: len(manager.calls) == 1)
+        start = await held_back(manager, one)
         async with asyncio.timeout(5):
             assert await other.release(1) is True
         manager.go.set()
@@ -151,10 +155,8 @@ async def test_whoever_starts_again_after_calling_off_gets_the_start_under_way(
     database: Database, client: HttpClient
 ) -> None:
     manager = Manager()
-    manager.go.clear()
     async with managed_by(manager, database, client, processes=2) as (one, other):
-        start = asyncio.create_task(one.start(1, "Ada"))
-        await until(lambda: len(manager.calls) == 1)
+        start = await held_back(manager, one)
         await other.release(1)
         again = asyncio.create_task(other.start(1, "Ada"))
         await met(lambda found: found[0].wanted, database)
@@ -167,10 +169,8 @@ async def test_whoever_starts_again_after_calling_off_gets_the_start_under_way(
 @pytest.mark.asyncio
 async def test_stop_amid_a_start_leaves_a_note_of_it(database: Database, client: HttpClient) -> None:
     manager = Manager()
-    manager.go.clear()
     async with managed_by(manager, database, client) as (sessions,):
-        start = asyncio.create_task(sessions.start(1, "Ada"))
-        await until(lambda: len(manager.calls) == 1)
+        start = await held_back(manager, sessions)
         await sessions.aclose()
         with pytest.raises(asyncio.CancelledError):
             await start
