@@ -50,7 +50,7 @@ def serves(worker: psutil.Process, port: int) -> bool:
 
 async def serving(gateway: Spawned, wanted: int = 2) -> list[psutil.Process]:
     """Wait until so many workers have each accepted a connection and answered on it."""
-    port = int(gateway.url.rpartition(":")[2])
+    port = gateway.port
     async with asyncio.timeout(60):
         while True:
             probes: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
@@ -96,7 +96,7 @@ async def test_a_killed_worker_costs_its_clients_few_calls_and_is_replaced(
 ) -> None:
     with spawned(tmp_path, "--workers=2", f"--server={server}") as gateway:
         before = await serving(gateway)
-        address = ("127.0.0.1", int(gateway.url.rpartition(":")[2]))
+        address = ("127.0.0.1", gateway.port)
         async with Load(address, PING, rate=40, connections=8) as load:
             await until(lambda: load.calls >= 40, 30)
             before[0].kill()
@@ -164,7 +164,7 @@ async def test_a_connection_that_waits_while_all_workers_are_dead_is_answered_by
         for worker in workers:
             worker.suspend()
         await until(lambda: all(map(stands_still, workers)))
-        port = int(gateway.url.rpartition(":")[2])
+        port = gateway.port
         waiting = socket.create_connection(("127.0.0.1", port), 30)
         waiting.sendall(PING)
         for worker in workers:
@@ -216,7 +216,7 @@ async def test_workers_finish_their_calls_and_end_when_their_supervisor_was_kill
     # The demo's world would end with the supervisor: the call that is under way is an unfinished upload.
     with spawned(tmp_path, "--workers=2", f"--server={server}") as gateway:
         workers = await serving(gateway)
-        port = int(gateway.url.rpartition(":")[2])
+        port = gateway.port
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         body = b'{"email":"nobody@test.local","password":"x"}'
         writer.write(
@@ -240,7 +240,7 @@ async def test_a_hanging_call_keeps_no_worker_whose_supervisor_was_killed(
 ) -> None:
     with spawned(tmp_path, "--workers=2", f"--server={server}", GATEWAY_DRAIN_SECONDS="0.5") as gateway:
         workers = await serving(gateway)
-        port = int(gateway.url.rpartition(":")[2])
+        port = gateway.port
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"POST /api/login HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
         await until(lambda: any(serves(worker, port) for worker in workers), 20)
@@ -273,9 +273,7 @@ async def test_several_workers_finish_their_calls_after_sigterm(tmp_path: Path, 
 async def test_a_call_that_hangs_in_a_worker_is_cut_after_the_grace(tmp_path: Path, server: str) -> None:
     async with worker_demo(tmp_path, server, "--demo-latency=0", GATEWAY_DRAIN_SECONDS="0.5") as world:
         await serving(world.gateway)
-        await world.put("/faults", service="catalogue", fault="hang", path="/avatar/preview")
-        hanging = asyncio.create_task(world.preview())
-        await world.until_open(1)
+        hanging = await world.hang()
         began = time.monotonic()
         world.gateway.process.send_signal(signal.SIGTERM)
         assert await ended(world.gateway) == 0
@@ -289,9 +287,7 @@ async def test_a_call_that_hangs_in_a_worker_is_cut_after_the_grace(tmp_path: Pa
 async def test_a_second_sigterm_ends_every_worker_at_once(tmp_path: Path, server: str) -> None:
     async with worker_demo(tmp_path, server, "--demo-latency=0", GATEWAY_DRAIN_SECONDS="60") as world:
         await serving(world.gateway)
-        await world.put("/faults", service="catalogue", fault="hang", path="/avatar/preview")
-        hanging = asyncio.create_task(world.preview())
-        await world.until_open(1)
+        hanging = await world.hang()
         everyone = everybody(world.gateway)
         world.gateway.process.send_signal(signal.SIGTERM)
         await until(lambda: refuses(world.port), 10)
