@@ -80,6 +80,12 @@ def gone(processes: Sequence[psutil.Process], seconds: float = 20) -> bool:
     return psutil.wait_procs(processes, seconds)[1] == []
 
 
+def two_workers(
+    tmp_path: Path, server: str, **environment: str
+) -> "contextlib.AbstractContextManager[Spawned]":
+    return spawned(tmp_path, "--workers=2", f"--server={server}", **environment)
+
+
 def worker_demo(
     tmp_path: Path, server: str, *arguments: str, **environment: str
 ) -> "contextlib.AbstractAsyncContextManager[Demo]":
@@ -94,7 +100,7 @@ def worker_demo(
 async def test_a_killed_worker_costs_its_clients_few_calls_and_is_replaced(
     tmp_path: Path, server: str
 ) -> None:
-    with spawned(tmp_path, "--workers=2", f"--server={server}") as gateway:
+    with two_workers(tmp_path, server) as gateway:
         before = await serving(gateway)
         address = ("127.0.0.1", gateway.port)
         async with Load(address, PING, rate=40, connections=8) as load:
@@ -143,7 +149,7 @@ async def test_mail_of_killed_workers_is_sent_by_their_successors(tmp_path: Path
 @BOTH
 @pytest.mark.asyncio
 async def test_workers_may_die_again_and_again(tmp_path: Path, server: str) -> None:
-    with spawned(tmp_path, "--workers=2", f"--server={server}") as gateway:
+    with two_workers(tmp_path, server) as gateway:
         for _ in range(3):
             workers = await serving(gateway)
             for worker in workers:
@@ -159,7 +165,7 @@ async def test_a_connection_that_waits_while_all_workers_are_dead_is_answered_by
     tmp_path: Path, server: str
 ) -> None:
     """The supervisor holds the socket, too: what waits in its queue dies with nobody."""
-    with spawned(tmp_path, "--workers=2", f"--server={server}") as gateway:
+    with two_workers(tmp_path, server) as gateway:
         workers = await serving(gateway)
         for worker in workers:
             worker.suspend()
@@ -178,7 +184,7 @@ async def test_a_connection_that_waits_while_all_workers_are_dead_is_answered_by
 @BOTH
 @pytest.mark.asyncio
 async def test_a_worker_that_hangs_takes_no_new_clients_and_is_replaced(tmp_path: Path, server: str) -> None:
-    with spawned(tmp_path, "--workers=2", f"--server={server}", GATEWAY_HANG_SECONDS="3") as gateway:
+    with two_workers(tmp_path, server, GATEWAY_HANG_SECONDS="3") as gateway:
         workers = await serving(gateway)
         workers[0].suspend()
         async with httpx.AsyncClient(base_url=gateway.url, trust_env=False, timeout=10) as http:
@@ -194,7 +200,7 @@ async def test_a_worker_that_hangs_takes_no_new_clients_and_is_replaced(tmp_path
 @BOTH
 @pytest.mark.asyncio
 async def test_workers_that_work_are_never_taken_for_hanging(tmp_path: Path, server: str) -> None:
-    with spawned(tmp_path, "--workers=2", f"--server={server}", GATEWAY_HANG_SECONDS="3") as gateway:
+    with two_workers(tmp_path, server, GATEWAY_HANG_SECONDS="3") as gateway:
         workers = await serving(gateway)
         everyone = everybody(gateway)
         for process in everyone:  # as Ctrl-Z does, or a machine that sleeps
@@ -214,7 +220,7 @@ async def test_workers_finish_their_calls_and_end_when_their_supervisor_was_kill
     tmp_path: Path, server: str
 ) -> None:
     # The demo's world would end with the supervisor: the call that is under way is an unfinished upload.
-    with spawned(tmp_path, "--workers=2", f"--server={server}") as gateway:
+    with two_workers(tmp_path, server) as gateway:
         workers = await serving(gateway)
         port = gateway.port
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -238,7 +244,7 @@ async def test_workers_finish_their_calls_and_end_when_their_supervisor_was_kill
 async def test_a_hanging_call_keeps_no_worker_whose_supervisor_was_killed(
     tmp_path: Path, server: str
 ) -> None:
-    with spawned(tmp_path, "--workers=2", f"--server={server}", GATEWAY_DRAIN_SECONDS="0.5") as gateway:
+    with two_workers(tmp_path, server, GATEWAY_DRAIN_SECONDS="0.5") as gateway:
         workers = await serving(gateway)
         port = gateway.port
         _, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -303,7 +309,7 @@ async def test_a_second_sigterm_ends_every_worker_at_once(tmp_path: Path, server
 @BOTH
 @pytest.mark.asyncio
 async def test_sigterm_while_a_worker_is_being_replaced_ends_everything(tmp_path: Path, server: str) -> None:
-    with spawned(tmp_path, "--workers=2", f"--server={server}") as gateway:
+    with two_workers(tmp_path, server) as gateway:
         for delay in (0.0, 0.05):
             workers = await serving(gateway)
             workers[0].kill()
