@@ -56,7 +56,7 @@ async def server(
         mounts = json.dumps([mount("/m", peer.url, methods=["GET", "POST", "OPTIONS"])])
         folder: Path = tmp_path_factory.mktemp(request.param)
         with spawned(folder, f"--server={request.param}", GATEWAY_MOUNTS=mounts) as gateway:
-            yield Server(request.param, int(gateway.url.rpartition(":")[2]), peer)
+            yield Server(request.param, gateway.port, peer)
             assert gateway.process.poll() is None
             log = gateway.log.read_text()
     assert "Traceback" not in log, log

@@ -21,7 +21,7 @@ async def granian_over(
     async with Peer(script) as peer:
         mounts = json.dumps([mount("/m", peer.url, methods=["GET", "HEAD", "POST"])])
         with spawned(tmp_path, "--server=granian", GATEWAY_MOUNTS=mounts, **environment) as gateway:
-            port = int(gateway.url.rpartition(":")[2])
+            port = gateway.port
             async with httpx.AsyncClient(base_url=gateway.url, trust_env=False, timeout=20) as http:
                 yield peer, http, port
             log = gateway.log

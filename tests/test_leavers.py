@@ -33,7 +33,7 @@ async def gateway_over(server: str, tmp_path: Path) -> AsyncIterator[tuple[Peer,
     async with Peer(held) as peer:
         mounts = json.dumps([mount("/m", peer.url, methods=["GET", "POST"])])
         with spawned(tmp_path, f"--server={server}", GATEWAY_MOUNTS=mounts) as gateway:
-            yield peer, gateway, int(gateway.url.rpartition(":")[2])
+            yield peer, gateway, gateway.port
 
 
 def told(gateway: Spawned) -> tuple[int, list[str]]:
@@ -111,7 +111,7 @@ async def test_an_upload_that_is_cut_off_never_looks_whole(tmp_path: Path, serve
     async with Peer(script) as peer:
         mounts = json.dumps([mount("/m", peer.url, methods=["POST"])])
         with spawned(tmp_path, f"--server={server}", GATEWAY_MOUNTS=mounts) as gateway:
-            port = int(gateway.url.rpartition(":")[2])
+            port = gateway.port
             for number in range(0, 10, 2):
                 async with calling(port) as caller:
                     await caller.say(CHUNKED)

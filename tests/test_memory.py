@@ -47,7 +47,7 @@ def resident(gateway: Spawned) -> int:
 @pytest.mark.asyncio
 async def test_ten_kibibytes_in_never_cost_a_mebibyte(tmp_path: Path, server: str) -> None:
     with spawned(tmp_path, f"--server={server}") as gateway:
-        port = int(gateway.url.rpartition(":")[2])
+        port = gateway.port
         cost = {}
         for name, request in REQUESTS.items():
             assert len(request) < SIZE * 1.5

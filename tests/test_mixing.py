@@ -239,7 +239,7 @@ async def test_every_answer_carries_its_own_marker_alone(tmp_path: Path, server:
     async with Peer(world.serve) as peer:
         mounts = json.dumps([mount("/m", peer.url, methods=["GET", "POST"], cookies=True)])
         with spawned(tmp_path, f"--server={server}", GATEWAY_MOUNTS=mounts) as gateway:
-            port = int(gateway.url.rpartition(":")[2])
+            port = gateway.port
             async with asyncio.timeout(60):
                 await asyncio.gather(
                     *(world.client(port) for _ in range(CLIENTS)),

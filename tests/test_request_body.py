@@ -14,11 +14,15 @@ HTTP2_POST = POST | {"http_version": "2"}
 
 
 class Wire:
-    """What a server would deliver; counts who waits for it."""
+    """What a server would deliver; counts who waits for it, and tells when its client was seen to leave."""
 
     def __init__(self) -> None:
         self.coming: asyncio.Queue[Any] = asyncio.Queue()
         self.readers = self.most_readers = 0
+        self.left = asyncio.Event()
+
+    def body(self, request: dict[str, Any] = POST) -> RequestBody:
+        return RequestBody(request, self.receive, self.left.set)
 
     async def receive(self) -> Any:
         self.readers += 1
@@ -31,6 +35,12 @@ class Wire:
     def push(self, chunk: bytes, *, more: bool = True) -> None:
         self.coming.put_nowait({"type": "http.request", "body": chunk, "more_body": more})
 
+    def push_whole(self, *chunks: bytes) -> None:
+        """Deliver chunks, and the end with the last of them."""
+        for chunk in chunks[:-1]:
+            self.push(chunk)
+        self.push(chunks[-1], more=False)
+
     def leave(self) -> None:
         self.coming.put_nowait({"type": "http.disconnect"})
 
@@ -38,10 +48,8 @@ class Wire:
 @pytest.mark.asyncio
 async def test_a_body_gives_its_chunks_and_then_its_end_for_ever() -> None:
     wire = Wire()
-    body = RequestBody(POST, wire.receive, lambda: None)
-    for chunk in (b"a", b"", b"b"):
-        wire.push(chunk)
-    wire.push(b"c", more=False)
+    body = wire.body()
+    wire.push_whole(b"a", b"", b"b", b"c")
     assert [await body.read() for _ in range(5)] == [b"a", b"b", b"c", b"", b""]
     assert body.ended
 
@@ -49,7 +57,7 @@ async def test_a_body_gives_its_chunks_and_then_its_end_for_ever() -> None:
 @pytest.mark.asyncio
 async def test_the_watcher_takes_in_a_bounded_part_of_an_unread_body() -> None:
     wire = Wire()
-    body = RequestBody(POST, wire.receive, lambda: None)
+    body = wire.body()
     for _ in range(100):
         wire.push(b"x" * 10_000)
     body.watch()
@@ -62,13 +70,12 @@ async def test_the_watcher_takes_in_a_bounded_part_of_an_unread_body() -> None:
 
 @pytest.mark.asyncio
 async def test_the_watcher_sees_the_departure_behind_a_small_unread_body() -> None:
-    wire, left = Wire(), asyncio.Event()
-    body = RequestBody(POST, wire.receive, left.set)
-    wire.push(b"unread")
-    wire.push(b"", more=False)
+    wire = Wire()
+    body = wire.body()
+    wire.push_whole(b"unread", b"")
     wire.leave()
     body.watch()
-    await asyncio.wait_for(left.wait(), 5)
+    await asyncio.wait_for(wire.left.wait(), 5)
     assert body.gone
 
 
@@ -77,7 +84,7 @@ async def test_the_watcher_sees_the_departure_behind_a_small_unread_body() -> No
 async def test_reader_and_watcher_take_turns_and_lose_nothing(seed: int) -> None:
     dice = random.Random(seed)
     wire = Wire()
-    body = RequestBody(POST, wire.receive, lambda: None)
+    body = wire.body()
     sent = [bytes([number]) * dice.randrange(30_000) for number in range(60)]
 
     async def watch_now_and_then() -> None:
@@ -111,7 +118,7 @@ async def test_reader_and_watcher_take_turns_and_lose_nothing(seed: int) -> None
 @pytest.mark.asyncio
 async def test_a_reader_is_told_when_the_client_left_before_the_end(watched: bool) -> None:
     wire = Wire()
-    body = RequestBody(POST, wire.receive, lambda: None)
+    body = wire.body()
     if watched:
         body.watch()
         await until(lambda: wire.readers == 1)
@@ -127,9 +134,8 @@ async def test_a_reader_is_told_when_the_client_left_before_the_end(watched: boo
 @pytest.mark.asyncio
 async def test_a_body_shorter_than_it_was_declared_is_no_whole_one() -> None:
     wire = Wire()
-    body = RequestBody(POST_OF_FIVE, wire.receive, lambda: None)
-    wire.push(b"four")
-    wire.push(b"", more=False)
+    body = wire.body(POST_OF_FIVE)
+    wire.push_whole(b"four", b"")
     assert await body.read() == b"four"
     with pytest.raises(ClientGone):
         await body.read()
@@ -140,9 +146,8 @@ async def test_a_body_shorter_than_it_was_declared_is_no_whole_one() -> None:
 async def test_an_upload_reset_over_http2_is_no_whole_one(watched: bool) -> None:
     """Granian 2.8 tells of it by the very message of an upload that has ended, and then of the departure."""
     wire = Wire()
-    body = RequestBody(HTTP2_POST, wire.receive, lambda: None)
-    wire.push(b"half")
-    wire.push(b"", more=False)
+    body = wire.body(HTTP2_POST)
+    wire.push_whole(b"half", b"")
     if watched:
         body.watch()
     assert await body.read() == b"half"
@@ -154,25 +159,23 @@ async def test_an_upload_reset_over_http2_is_no_whole_one(watched: bool) -> None
 
 @pytest.mark.asyncio
 async def test_an_upload_over_http2_ends_and_its_client_is_still_watched() -> None:
-    wire, left = Wire(), asyncio.Event()
-    body = RequestBody(HTTP2_POST, wire.receive, left.set)
-    wire.push(b"whole")
-    wire.push(b"", more=False)
+    wire = Wire()
+    body = wire.body(HTTP2_POST)
+    wire.push_whole(b"whole", b"")
     assert [await body.read(), await body.read(), await body.read()] == [b"whole", b"", b""]
     body.watch()
     wire.leave()
-    await asyncio.wait_for(left.wait(), 5)
+    await asyncio.wait_for(wire.left.wait(), 5)
     assert wire.most_readers == 1
     body.close()
 
 
 @pytest.mark.asyncio
 async def test_what_arrived_before_the_client_left_can_still_be_read() -> None:
-    wire, left = Wire(), asyncio.Event()
-    body = RequestBody(POST, wire.receive, left.set)
-    wire.push(b"a")
-    wire.push(b"b", more=False)
+    wire = Wire()
+    body = wire.body()
+    wire.push_whole(b"a", b"b")
     wire.leave()
     body.watch()
-    await left.wait()
+    await wire.left.wait()
     assert [await body.read(), await body.read(), await body.read()] == [b"a", b"b", b""]

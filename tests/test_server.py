@@ -71,9 +71,7 @@ async def test_an_idle_server_with_open_connections_stops_at_once(tmp_path: Path
 @pytest.mark.asyncio
 async def test_a_call_that_hangs_is_cut_when_the_drain_time_is_over(tmp_path: Path, server: str) -> None:
     async with demo(tmp_path, "--demo-latency=0", f"--server={server}", GATEWAY_DRAIN_SECONDS="1") as world:
-        await world.put("/faults", service="catalogue", fault="hang", path="/avatar/preview")
-        hanging = asyncio.create_task(world.preview())
-        await world.until_open(1)
+        hanging = await world.hang()
         began = time.monotonic()
         world.gateway.process.send_signal(signal.SIGTERM)
         code = await ended(world.gateway)
@@ -89,9 +87,7 @@ async def test_a_call_that_hangs_is_cut_when_the_drain_time_is_over(tmp_path: Pa
 @pytest.mark.asyncio
 async def test_a_second_sigterm_ends_at_once(tmp_path: Path, server: str) -> None:
     async with demo(tmp_path, "--demo-latency=0", f"--server={server}", GATEWAY_DRAIN_SECONDS="60") as world:
-        await world.put("/faults", service="catalogue", fault="hang", path="/avatar/preview")
-        hanging = asyncio.create_task(world.preview())
-        await world.until_open(1)
+        hanging = await world.hang()
         world.gateway.process.send_signal(signal.SIGTERM)
         await until(lambda: refuses(world.port))
         began = time.monotonic()

@@ -50,7 +50,7 @@ def serves(worker: psutil.Process, port: int) -> bool:
 
 async def serving(gateway: Spawned, wanted: int = 2) -> list[psutil.Process]:
     """Wait until so many workers have each accepted a connection and answered on it."""
-    port = int(gateway.url.rpartition(":")[2])
+    port = gateway.port
     async with asyncio.timeout(60):
         while True:
             probes: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
@@ -80,6 +80,12 @@ def gone(processes: Sequence[psutil.Process], seconds: float = 20) -> bool:
     return psutil.wait_procs(processes, seconds)[1] == []
 
 
+def two_workers(
+    tmp_path: Path, server: str, **environment: str
+) -> "contextlib.AbstractContextManager[Spawned]":
+    return spawned(tmp_path, "--workers=2", f"--server={server}", **environment)
+
+
 def worker_demo(
     tmp_path: Path, server: str, *arguments: str, **environment: str
 ) -> "contextlib.AbstractAsyncContextManager[Demo]":
@@ -94,9 +100,9 @@ def worker_demo(
 async def test_a_killed_worker_costs_its_clients_few_calls_and_is_replaced(
     tmp_path: Path, server: str
 ) -> None:
-    with spawned(tmp_path, "--workers=2", f"--server={server}") as gateway:
+    with two_workers(tmp_path, server) as gateway:
         before = await serving(gateway)
-        address = ("127.0.0.1", int(gateway.url.rpartition(":")[2]))
+        address = ("127.0.0.1", gateway.port)
         async with Load(address, PING, rate=40, connections=8) as load:
             await until(lambda: load.calls >= 40, 30)
             before[0].kill()
@@ -143,7 +149,7 @@ async def test_mail_of_killed_workers_is_sent_by_their_successors(tmp_path: Path
 @BOTH
 @pytest.mark.asyncio
 async def test_workers_may_die_again_and_again(tmp_path: Path, server: str) -> None:
-    with spawned(tmp_path, "--workers=2", f"--server={server}") as gateway:
+    with two_workers(tmp_path, server) as gateway:
         for _ in range(3):
             workers = await serving(gateway)
             for worker in workers:
@@ -159,12 +165,12 @@ async def test_a_connection_that_waits_while_all_workers_are_dead_is_answered_by
     tmp_path: Path, server: str
 ) -> None:
     """The supervisor holds the socket, too: what waits in its queue dies with nobody."""
-    with spawned(tmp_path, "--workers=2", f"--server={server}") as gateway:
+    with two_workers(tmp_path, server) as gateway:
         workers = await serving(gateway)
         for worker in workers:
             worker.suspend()
         await until(lambda: all(map(stands_still, workers)))
-        port = int(gateway.url.rpartition(":")[2])
+        port = gateway.port
         waiting = socket.create_connection(("127.0.0.1", port), 30)
         waiting.sendall(PING)
         for worker in workers:
@@ -178,7 +184,7 @@ async def test_a_connection_that_waits_while_all_workers_are_dead_is_answered_by
 @BOTH
 @pytest.mark.asyncio
 async def test_a_worker_that_hangs_takes_no_new_clients_and_is_replaced(tmp_path: Path, server: str) -> None:
-    with spawned(tmp_path, "--workers=2", f"--server={server}", GATEWAY_HANG_SECONDS="3") as gateway:
+    with two_workers(tmp_path, server, GATEWAY_HANG_SECONDS="3") as gateway:
         workers = await serving(gateway)
         workers[0].suspend()
         async with httpx.AsyncClient(base_url=gateway.url, trust_env=False, timeout=10) as http:
@@ -194,7 +200,7 @@ async def test_a_worker_that_hangs_takes_no_new_clients_and_is_replaced(tmp_path
 @BOTH
 @pytest.mark.asyncio
 async def test_workers_that_work_are_never_taken_for_hanging(tmp_path: Path, server: str) -> None:
-    with spawned(tmp_path, "--workers=2", f"--server={server}", GATEWAY_HANG_SECONDS="3") as gateway:
+    with two_workers(tmp_path, server, GATEWAY_HANG_SECONDS="3") as gateway:
         workers = await serving(gateway)
         everyone = everybody(gateway)
         for process in everyone:  # as Ctrl-Z does, or a machine that sleeps
@@ -214,9 +220,9 @@ async def test_workers_finish_their_calls_and_end_when_their_supervisor_was_kill
     tmp_path: Path, server: str
 ) -> None:
     # The demo's world would end with the supervisor: the call that is under way is an unfinished upload.
-    with spawned(tmp_path, "--workers=2", f"--server={server}") as gateway:
+    with two_workers(tmp_path, server) as gateway:
         workers = await serving(gateway)
-        port = int(gateway.url.rpartition(":")[2])
+        port = gateway.port
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         body = b'{"email":"nobody@test.local","password":"x"}'
         writer.write(
@@ -238,9 +244,9 @@ async def test_workers_finish_their_calls_and_end_when_their_supervisor_was_kill
 async def test_a_hanging_call_keeps_no_worker_whose_supervisor_was_killed(
     tmp_path: Path, server: str
 ) -> None:
-    with spawned(tmp_path, "--workers=2", f"--server={server}", GATEWAY_DRAIN_SECONDS="0.5") as gateway:
+    with two_workers(tmp_path, server, GATEWAY_DRAIN_SECONDS="0.5") as gateway:
         workers = await serving(gateway)
-        port = int(gateway.url.rpartition(":")[2])
+        port = gateway.port
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"POST /api/login HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
         await until(lambda: any(serves(worker, port) for worker in workers), 20)
@@ -273,9 +279,7 @@ async def test_several_workers_finish_their_calls_after_sigterm(tmp_path: Path, 
 async def test_a_call_that_hangs_in_a_worker_is_cut_after_the_grace(tmp_path: Path, server: str) -> None:
     async with worker_demo(tmp_path, server, "--demo-latency=0", GATEWAY_DRAIN_SECONDS="0.5") as world:
         await serving(world.gateway)
-        await world.put("/faults", service="catalogue", fault="hang", path="/avatar/preview")
-        hanging = asyncio.create_task(world.preview())
-        await world.until_open(1)
+        hanging = await world.hang()
         began = time.monotonic()
         world.gateway.process.send_signal(signal.SIGTERM)
         assert await ended(world.gateway) == 0
@@ -289,9 +293,7 @@ async def test_a_call_that_hangs_in_a_worker_is_cut_after_the_grace(tmp_path: Pa
 async def test_a_second_sigterm_ends_every_worker_at_once(tmp_path: Path, server: str) -> None:
     async with worker_demo(tmp_path, server, "--demo-latency=0", GATEWAY_DRAIN_SECONDS="60") as world:
         await serving(world.gateway)
-        await world.put("/faults", service="catalogue", fault="hang", path="/avatar/preview")
-        hanging = asyncio.create_task(world.preview())
-        await world.until_open(1)
+        hanging = await world.hang()
         everyone = everybody(world.gateway)
         world.gateway.process.send_signal(signal.SIGTERM)
         await until(lambda: refuses(world.port), 10)
@@ -307,7 +309,7 @@ async def test_a_second_sigterm_ends_every_worker_at_once(tmp_path: Path, server
 @BOTH
 @pytest.mark.asyncio
 async def test_sigterm_while_a_worker_is_being_replaced_ends_everything(tmp_path: Path, server: str) -> None:
-    with spawned(tmp_path, "--workers=2", f"--server={server}") as gateway:
+    with two_workers(tmp_path, server) as gateway:
         for delay in (0.0, 0.05):
             workers = await serving(gateway)
             workers[0].kill()

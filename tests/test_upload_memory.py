@@ -18,7 +18,7 @@ from backend.app import create_app
 from backend.context import EXTENSION
 from backend.services.database import upgrade
 from tests.support.documents import PDF, TEXT
-from tests.support.forms import BOUNDARY, Part, written
+from tests.support.forms import MULTIPART, Part, written
 from tests.support.frontend import FILM
 from tests.support.gateway import PASSWORD, Spawned, settings_for, spawned
 from tests.support.index import indexing
@@ -26,7 +26,6 @@ from tests.support.peer import until
 
 MEGABYTE = 1 << 20
 EMAIL = "student@test.local"
-MULTIPART = f"multipart/form-data; boundary={BOUNDARY.decode()}"
 MOST_GROWTH = 32 * MEGABYTE
 
 
@@ -51,7 +50,7 @@ async def process(folder: Path, index_url: str) -> AsyncIterator[Spawned]:
 
 async def signed_in(http: httpx.AsyncClient) -> dict[str, str]:
     answer = await http.post("/api/login", json={"email": EMAIL, "password": PASSWORD})
-    return {"Authorization": f"Bearer {answer.json()['token']}", "Content-Type": MULTIPART}
+    return {"Authorization": f"Bearer {answer.json()['token']}", "Content-Type": MULTIPART.decode()}
 
 
 async def pieces(name: str, begins: bytes, size: int) -> AsyncIterator[bytes]:

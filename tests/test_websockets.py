@@ -50,7 +50,7 @@ class Place:
 
     @property
     def port(self) -> int:
-        return int(self.gateway.url.rpartition(":")[2])
+        return self.gateway.port
 
 
 async def act(place: Place, exchange: Exchange) -> None:
@@ -319,7 +319,7 @@ async def test_stop_closes_sockets_with_1001_and_waits_for_nobody_who_stays(
         with spawned(
             tmp_path, f"--server={server}", GATEWAY_MOUNTS=mounts, GATEWAY_DRAIN_SECONDS="20"
         ) as gateway:
-            port = int(gateway.url.rpartition(":")[2])
+            port = gateway.port
             async with dialled(port) as polite, dialled(port) as silent:
                 await until(lambda: peer.open == 2)
                 gateway.process.terminate()
@@ -353,7 +353,7 @@ async def test_sockets_go_over_tls(tmp_path: Path, server: str) -> None:
         with spawned(
             tmp_path, f"--server={server}", answering=False, GATEWAY_MOUNTS=mounts, **made.settings
         ) as gateway:
-            port = int(gateway.url.rpartition(":")[2])
+            port = gateway.port
             async with dialled(port, tls=made.context("http/1.1")) as socket:
                 await socket.send(BINARY, bytes(200_000))
                 assert len((await socket.message()).payload) == 200_000

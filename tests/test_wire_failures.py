@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from .support.mounted import MEGABYTE, OK, Wire, echo, error_of, gateway, silent, transport, wire
-from .support.peer import Exchange, Script, until
-from .support.wire import Caller, Pair
+from tests.support.mounted import MEGABYTE, OK, Wire, error_of, gateway, transport, wire
+from tests.support.peer import Exchange, Script, echo, silent, until
+from tests.support.wire import Caller, Pair
 
 __all__ = ["gateway", "transport", "wire"]
 

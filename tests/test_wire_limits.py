@@ -1,14 +1,14 @@
 """What waits, what is refused and what is kept, each through a served gateway between raw sockets."""
 
 import asyncio
-from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from .support.gateway import mount, serving, settings_for
-from .support.mounted import ALL, MEGABYTE, OK, Wire, echo, error_of, gateway, silent, transport, wire
-from .support.peer import Exchange, Peer, until
-from .support.wire import call
+from tests.support.gateway import mount, serving, settings_for
+from tests.support.mounted import ALL, MEGABYTE, OK, Wire, error_of, gateway, transport, wire
+from tests.support.peer import Exchange, Peer, echo, in_turn, settled, silent, until
+from tests.support.wire import call
 
 __all__ = ["gateway", "transport", "wire"]
 
@@ -17,17 +17,6 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 # Backpressure
 
 BIG = 64 * MEGABYTE
-
-
-async def settled(value: Callable[[], int]) -> int:
-    """Wait until a number has not moved for a while, and return it."""
-    before, still = value(), 0
-    async with asyncio.timeout(15):
-        while still < 15:
-            await asyncio.sleep(0.02)
-            still = still + 1 if value() == before else 0
-            before = value()
-    return before
 
 
 async def test_download_waits_for_a_client_that_does_not_read(wire: Wire) -> None:
@@ -119,7 +108,9 @@ async def test_body_of_exactly_the_limit_passes(wire: Wire) -> None:
 # Pool
 
 
-async def test_full_pool_is_a_503_that_says_when_to_come_back(tmp_path, wire: Wire, transport: str) -> None:
+async def test_full_pool_is_a_503_that_says_when_to_come_back(
+    tmp_path: Path, wire: Wire, transport: str
+) -> None:
     async with Peer(silent) as peer:
         settings = settings_for(
             tmp_path,
@@ -147,18 +138,8 @@ async def test_full_pool_is_a_503_that_says_when_to_come_back(tmp_path, wire: Wi
 # Connections
 
 
-async def test_consecutive_calls_share_one_connection(tmp_path, wire: Wire, transport: str) -> None:
-    framed = [
-        b"Content-Length: 2\r\n\r\nok",
-        b"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
-        b"Content-Length: 0\r\n\r\n",
-    ]
-
-    async def script(exchange: Exchange) -> None:
-        await exchange.body()
-        await exchange.send(OK + framed[exchange.number % 3])
-
-    async with Peer(script) as peer:
+async def test_consecutive_calls_share_one_connection(tmp_path: Path, wire: Wire, transport: str) -> None:
+    async with Peer(in_turn) as peer:
         mounts = [mount("/m", peer.url, methods=ALL)]
         settings = settings_for(tmp_path, upstream_transport=transport, gateway_mounts=mounts)
         async with serving(settings) as served:
@@ -179,7 +160,7 @@ async def test_many_calls_run_side_by_side(wire: Wire) -> None:
 
 
 async def test_proxy_of_the_environment_is_ignored(
-    tmp_path, wire: Wire, transport: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, wire: Wire, transport: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with Peer(echo) as proxy:
         for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):

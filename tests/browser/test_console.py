@@ -15,6 +15,7 @@ import pytest_asyncio
 from playwright.async_api import Browser, BrowserType, Page
 
 from tests.browser.conftest import launched
+from tests.browser.contrast import CONTRAST, LEAST_CONTRAST
 from tests.support.demo import Demo
 from tests.support.peer import until
 
@@ -324,7 +325,7 @@ async def test_everything_has_a_name_and_enough_contrast(
     assert nameless == []
     for text in ("h1", "h2", "#who", "label", "#avatars small", "#send, .strong", ".quiet", "#curtain"):
         contrast = await page.locator(text).locator("visible=true").first.evaluate(CONTRAST)
-        assert contrast >= 4.5, f"{text} in {scheme}: {contrast}"
+        assert contrast >= LEAST_CONTRAST, f"{text} in {scheme}: {contrast}"
 
 
 async def test_events_are_whole_however_the_network_cuts_them(chromium: Browser, running: Demo) -> None:
@@ -347,19 +348,3 @@ async def test_events_are_whole_however_the_network_cuts_them(chromium: Browser,
         }"""
     )
     assert text == "天空是蓝色的 – bluefinished"
-
-
-# Contrast by WCAG 2 of a text and the first background behind it that is not clear.
-CONTRAST = """element => {
-  const numbers = colour => colour.match(/[\\d.]+/g).map(Number);
-  const light = ([r, g, b]) => [r, g, b].map(v => v / 255)
-    .map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
-    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
-  let behind = element, colour;
-  do {
-    colour = numbers(getComputedStyle(behind).backgroundColor);
-    behind = behind.parentElement;
-  } while (behind && colour.length === 4 && colour[3] < 0.5);
-  const [a, b] = [light(numbers(getComputedStyle(element).color)), light(colour)].sort((x, y) => y - x);
-  return (a + 0.05) / (b + 0.05);
-}"""

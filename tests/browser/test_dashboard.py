@@ -15,7 +15,7 @@ import pytest_asyncio
 from playwright.async_api import Browser, Page, expect
 
 from tests.browser.conftest import Watched
-from tests.browser.test_docs_page import CONTRAST
+from tests.browser.contrast import CONTRAST, LEAST_CONTRAST
 from tests.support.demo import Demo
 from tests.support.gateway import free_port, spawned
 
@@ -25,7 +25,6 @@ PATIENCE_MS = 60_000
 PASSWORD = "Demo-pass1!"
 # As seen from another machine.
 AWAY = {"X-Forwarded-For": "203.0.113.9"}
-LEAST_CONTRAST = 4.5
 # A line is told from its ground from here on (WCAG 2, 1.4.11).
 LEAST_OF_LINES = 3.0
 TEXTS = (

@@ -109,3 +109,12 @@ def either(*expectations: Expectation) -> Expectation:
         return outcome
 
     return Expectation(" or ".join(expectation.text for expectation in expectations), look)
+
+
+PROTOCOL = connection_error(Code.PROTOCOL_ERROR)
+CLOSED = connection_error(Code.STREAM_CLOSED)
+SIZE = connection_error(Code.FRAME_SIZE_ERROR)
+FLOW = connection_error(Code.FLOW_CONTROL_ERROR)
+COMPRESSION = connection_error(Code.COMPRESSION_ERROR)
+STREAM_CLOSED = stream_error(Code.STREAM_CLOSED)
+STREAM_PROTOCOL = stream_error(Code.PROTOCOL_ERROR)

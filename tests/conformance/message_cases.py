@@ -7,7 +7,16 @@ import hpack
 from backend.http2 import frames
 from backend.http2.frames import END_HEADERS, END_STREAM, Code, Setting
 from tests.conformance.client import Client
-from tests.conformance.expectations import answered, connection_error, either, goes_on, shows, stream_error
+from tests.conformance.expectations import (
+    COMPRESSION,
+    STREAM_PROTOCOL,
+    answered,
+    connection_error,
+    either,
+    goes_on,
+    shows,
+    stream_error,
+)
 from tests.conformance.pieces import (
     Case,
     Head,
@@ -31,10 +40,9 @@ from tests.conformance.pieces import (
     window_update,
 )
 
-MALFORMED = stream_error(Code.PROTOCOL_ERROR)
+MALFORMED = STREAM_PROTOCOL
 # A server may also answer what is malformed before it ends the stream (section 8.1.1).
-MALFORMED_OR_400 = either(stream_error(Code.PROTOCOL_ERROR), answered(400))
-COMPRESSION = connection_error(Code.COMPRESSION_ERROR)
+MALFORMED_OR_400 = either(STREAM_PROTOCOL, answered(400))
 
 
 def ordinary(head: Head) -> Iterator[Case]:

@@ -184,4 +184,6 @@ def tiny_windows(size: int) -> Step:
     return set_it
 
 
+EMPTY_SETTINGS = frame(frames.SETTINGS, 0, 0)
+UNKNOWN = 0x16  # a type that no RFC gives to a frame
 ACKNOWLEDGE = frame(frames.SETTINGS, ACK, 0)

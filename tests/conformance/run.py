@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tests.conformance import frame_cases, message_cases
+from tests.conformance import control_cases, frame_cases, message_cases, stream_cases
 from tests.conformance.client import Client, Target
 from tests.conformance.expectations import Outcome
 from tests.conformance.pieces import Case, Head
@@ -20,7 +20,8 @@ class Result:
 
 def cases_for(target: Target) -> list[Case]:
     head = Head(target)
-    return [*frame_cases.cases(head), *message_cases.cases(head)]
+    chapters = (frame_cases, stream_cases, control_cases, message_cases)
+    return [case for chapter in chapters for case in chapter.cases(head)]
 
 
 async def run_case(case: Case, target: Target) -> Result:

@@ -7,6 +7,7 @@ import pytest
 
 from tests.contract.page import Page
 from tests.contract.stage import Scene
+from tests.support.codes import wrong
 from tests.support.frontend import refused
 from tests.support.gateway import PASSWORD
 
@@ -27,10 +28,6 @@ async def code_for(page: Page, caplog: pytest.LogCaptureFixture, email: str, pur
     said = " ".join(text for text in caplog.messages if f"mail to {email}" in text)
     (code,) = set(re.findall(r"(?<!\d)\d{6}(?!\d)", said))
     return str(code)
-
-
-def wrong(code: str) -> str:
-    return f"{(int(code) + 1) % 1_000_000:06}"
 
 
 @pytest.mark.asyncio

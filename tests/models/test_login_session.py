@@ -43,6 +43,19 @@ async def workers(engine: Engine) -> AsyncIterator[tuple[Tokens, Tokens]]:
         await database.aclose()
 
 
+def people(engine: Engine, count: int) -> list[Account]:
+    with Session(engine) as session, session.begin():
+        users = [User(email=f"u{n}@b.co", password_hash="x") for n in range(count)]
+        session.add_all(users)
+        session.flush()
+        return [Account(user.id, user.email, user.role) for user in users]
+
+
+def delete(engine: Engine, user_id: int) -> None:
+    with Session(engine) as session, session.begin():
+        assert remove(session, user_id)
+
+
 def begin(engine: Engine, account: Account, jti: str, now_us: int) -> int:
     with Session(engine) as session, session.begin():
         begun = login_session.begin(session, account.id, jti, LATER, now_us)
@@ -53,6 +66,11 @@ def begin(engine: Engine, account: Account, jti: str, now_us: int) -> int:
 def stored(engine: Engine) -> LoginSession:
     with Session(engine) as session:
         return session.scalars(select(LoginSession)).one()
+
+
+def still_open(engine: Engine) -> set[str | None]:
+    with Session(engine) as session:
+        return set(session.scalars(select(LoginSession.jti))) - {None}
 
 
 def test_second_sign_in_replaces_the_first(engine: Engine, account: Account) -> None:
@@ -122,27 +140,16 @@ def test_renewed_session_is_told_of_and_an_ended_one_is_not_renewed(engine: Engi
 async def test_sign_in_and_deletion_of_the_same_user_never_leave_a_session_open(
     workers: tuple[Tokens, Tokens], engine: Engine
 ) -> None:
-    with Session(engine) as session, session.begin():
-        users = [User(email=f"u{n}@b.co", password_hash="x") for n in range(12)]
-        session.add_all(users)
-        session.flush()
-        accounts = [Account(user.id, user.email, user.role) for user in users]
-
-    def delete(user_id: int) -> None:
-        with Session(engine) as session, session.begin():
-            assert remove(session, user_id)
-
-    for account in accounts:
+    for account in people(engine, 12):
         token, _ = await asyncio.gather(
-            workers[0].issue(account), asyncio.to_thread(delete, account.id), return_exceptions=True
+            workers[0].issue(account), asyncio.to_thread(delete, engine, account.id), return_exceptions=True
         )
         for worker in workers:
             await worker.refresh()
             if isinstance(token, str):
                 with pytest.raises(NotAuthenticated):
                     await worker.verify(token)
-    with Session(engine) as session:
-        assert set(session.scalars(select(LoginSession.jti))) <= {None}
+    assert still_open(engine) == set()
 
 
 @pytest.mark.asyncio
@@ -163,11 +170,7 @@ async def test_a_password_that_was_changed_after_it_was_checked_opens_nothing(
 async def test_sign_in_and_a_change_of_the_password_never_leave_a_session_of_the_former_one(
     workers: tuple[Tokens, Tokens], engine: Engine
 ) -> None:
-    with Session(engine) as session, session.begin():
-        users = [User(email=f"u{n}@b.co", password_hash="x") for n in range(12)]
-        session.add_all(users)
-        session.flush()
-        accounts = [Account(user.id, user.email, user.role, "x") for user in users]
+    accounts = [replace(account, password_hash="x") for account in people(engine, 12)]
 
     def change(user_id: int) -> None:
         with Session(engine) as session, session.begin():
@@ -178,8 +181,7 @@ async def test_sign_in_and_a_change_of_the_password_never_leave_a_session_of_the
         await asyncio.gather(
             workers[0].issue(account), asyncio.to_thread(change, account.id), return_exceptions=True
         )
-    with Session(engine) as session:
-        assert set(session.scalars(select(LoginSession.jti))) <= {None}
+    assert still_open(engine) == set()
 
 
 @pytest.mark.asyncio
@@ -188,12 +190,7 @@ async def test_deletion_on_one_worker_reaches_the_other_with_its_next_poll(
 ) -> None:
     token = await workers[0].issue(account)
     await workers[1].verify(token)
-
-    def delete() -> None:
-        with Session(engine) as session, session.begin():
-            remove(session, account.id)
-
-    await asyncio.to_thread(delete)
+    await asyncio.to_thread(delete, engine, account.id)
     await workers[1].refresh()
     with pytest.raises(NotAuthenticated):
         await workers[1].verify(token)
@@ -252,11 +249,7 @@ async def test_concurrent_sign_ins_of_one_user_leave_exactly_one_live(
 async def test_first_sign_ins_of_many_users_at_once_all_live(
     workers: tuple[Tokens, Tokens], engine: Engine
 ) -> None:
-    with Session(engine) as session:
-        users = [User(email=f"u{n}@b.co", password_hash="x") for n in range(20)]
-        session.add_all(users)
-        session.commit()
-        accounts = [Account(user.id, user.email, user.role) for user in users]
+    accounts = people(engine, 20)
     tokens = await asyncio.gather(*(workers[0].issue(account) for account in accounts))
     principals = await asyncio.gather(*(workers[1].verify(token) for token in tokens))
     assert [p.user_id for p in principals] == [a.id for a in accounts]

@@ -14,6 +14,7 @@ from backend.demo.world import World
 from tests.support.chat_model import Cast, cast
 from tests.support.frontend import Frontend
 from tests.support.gateway import Served, serving, settings_for
+from tests.support.shelves import Shelves, shelves
 
 LATENCY_SECONDS = 0.02
 CAPACITY = 2
@@ -109,3 +110,10 @@ async def chatting(behind: Cast, tmp_path: Path) -> AsyncIterator[Served]:
 async def pupil(chatting: Served) -> Frontend:
     """A signed-in student of that gateway."""
     return Frontend(chatting.http, await chatting.token("student"))
+
+
+@pytest_asyncio.fixture
+async def desk(tmp_path: Path) -> AsyncIterator[Shelves]:
+    """A gateway whose files a test looks into."""
+    async with shelves(tmp_path) as opened:
+        yield opened

@@ -14,7 +14,7 @@ from tests.support.chat_model import ChatModel
 from tests.support.demo import demo
 from tests.support.frontend import Frontend, good, hidden, refused
 from tests.support.gateway import Served, free_port, mount, serving, settings_for
-from tests.support.peer import Exchange, Peer, Script, until
+from tests.support.peer import Exchange, Peer, Script, echo, until
 
 pytestmark = pytest.mark.asyncio
 
@@ -23,10 +23,6 @@ CHECK_SECONDS = 0.4
 GENEROUS_SECONDS = 10.0
 CHECK = b"/health"
 CALLERS = 4
-
-
-async def echo(exchange: Exchange) -> None:
-    await exchange.reply(await exchange.body())
 
 
 def calls(peer: Peer) -> int:

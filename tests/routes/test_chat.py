@@ -5,11 +5,11 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.routes.test_chat_stream import answered
 from tests.support.chat_model import Cast, ChatModel, understood
 from tests.support.frontend import Frontend, good, refused
 from tests.support.gateway import Served
 from tests.support.peer import Exchange, until
+from tests.support.questions import answered
 
 SUMMARY = {"id", "title", "created_at", "updated_at", "message_count", "is_favorite"}
 MESSAGE = {"role", "content", "created_at", "file_type", "file_path"}

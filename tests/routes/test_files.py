@@ -1,11 +1,9 @@
 """Knowledge bases: what is in the list, on the disk and in the index agrees, whatever fails."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 
 from backend.services import accounts, library
 from backend.services.policies import Timeouts
@@ -16,12 +14,6 @@ from tests.support.peer import until
 from tests.support.shelves import Shelves, attach, named, remove, shelves, teach
 
 __all__ = ["database_url"]
-
-
-@pytest_asyncio.fixture
-async def desk(tmp_path: Path) -> AsyncIterator[Shelves]:
-    async with shelves(tmp_path) as desk:
-        yield desk
 
 
 async def public(desk: Shelves) -> list[str]:

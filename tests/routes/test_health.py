@@ -17,7 +17,7 @@ from backend.services import readiness
 from tests.support.disk import fill, small_disk
 from tests.support.frontend import Frontend, hidden
 from tests.support.gateway import Served, mount, serving
-from tests.support.peer import Exchange, Peer, until
+from tests.support.peer import Peer, silent, until
 
 # Each dependency has less than a second; the rest is for a busy machine.
 DETAILED_SECONDS = 2.5
@@ -148,17 +148,13 @@ async def told_within_a_second(served: Served, status: int, **wrong: str) -> Non
     raise AssertionError(seen)
 
 
-async def hang(exchange: Exchange) -> None:
-    await exchange.client_left()
-
-
 @pytest.mark.asyncio
 async def test_overload_hung_service_full_disk_and_dead_database_are_named_within_a_second(
     settings: Callable[..., Settings], world: World, disk: Path
 ) -> None:
     """One after the other, until all are there at once."""
     release = threading.Event()
-    async with Peer(hang) as busy:
+    async with Peer(silent) as busy:
         mounts = [mount("/busy", busy.url, max_calls=1)]
         over = {"gateway_mounts": mounts, "gateway_files_dir": disk, "gateway_pool_wait_seconds": 60}
         async with serving(settings(**over)) as served:

@@ -9,11 +9,11 @@ import pytest
 from sqlalchemy import select
 
 from backend.models import AvatarSession
-from tests.routes.test_chat_stream import answered
 from tests.support.chat_model import FINISHED, Cast, ChatModel
 from tests.support.frontend import Frontend, good, refused
 from tests.support.gateway import Served
-from tests.support.peer import Exchange, until
+from tests.support.peer import Exchange, silent, until
+from tests.support.questions import answered
 
 OFFER = {"sdp": "v=0\r\n", "type": "offer"}
 OWN = 123456
@@ -70,11 +70,8 @@ async def test_without_an_avatar_session_of_the_own_nothing_is_spoken_anywhere(
 async def test_slow_or_dead_avatar_never_slows_the_text(
     behind: Cast, chatting: Served, pupil: Frontend
 ) -> None:
-    async def never(exchange: Exchange) -> None:
-        await exchange.client_left()
-
     await connected(pupil)
-    behind.instance.answer = never
+    behind.instance.answer = silent
     behind.peers["model"].script = ChatModel([*(f"Sentence {n}. " for n in range(50)), FINISHED])
     chat_id = await pupil.new_chat()
     # One call of an avatar that hangs takes 3 s: fifty of them in the way would take minutes.

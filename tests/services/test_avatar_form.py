@@ -7,17 +7,16 @@ from hypothesis import strategies as st
 from backend.errors import BadRequest, ClientGone, GatewayError, TooLarge, UnsupportedMedia
 from backend.services import avatar_form
 from backend.services.avatar_form import AvatarForm
-from tests.support.forms import BOUNDARY, Part, Pieces, cut, parsed, written
+from tests.support.forms import BOUNDARY, MULTIPART, Part, Pieces, cut, parsed, written
 from tests.support.frontend import FILM, VOICE
 
-CONTENT_TYPE = b"multipart/form-data; boundary=" + BOUNDARY
 NAME = Part("name", b"New One")
 FACE = Part("prompt_face", FILM, "face.mp4")
 
 
 async def passed_on(*pieces: bytes) -> tuple[bytes, bytes]:
     """Let a form through; return the content type and the bytes that came out."""
-    form = await AvatarForm(Pieces(*pieces), CONTENT_TYPE).begun()
+    form = await AvatarForm(Pieces(*pieces), MULTIPART).begun()
     out: list[bytes] = []
     await into(out, form)
     return form.content_type, b"".join(out)
@@ -145,7 +144,7 @@ REFUSED: list[tuple[list[Part], type[GatewayError], str]] = [
 async def test_wrong_form_is_refused_and_never_closed(
     parts: list[Part], error: type[GatewayError], said: str
 ) -> None:
-    form = AvatarForm(Pieces(*cut(written(parts), range(0, 200_000, 50))), CONTENT_TYPE)
+    form = AvatarForm(Pieces(*cut(written(parts), range(0, 200_000, 50))), MULTIPART)
     out: list[bytes] = []
     with pytest.raises(error, match=said) as caught:
         await into(out, form)
@@ -160,7 +159,7 @@ async def test_film_over_its_limit_is_refused_at_the_first_byte_too_many() -> No
     head = written([NAME, Part("prompt_face", FILM, "a.mp4")]).partition(b"\r\n--" + BOUNDARY + b"--")[0]
     full = [bytes(1 << 20)] * ((kind.most_bytes - len(FILM)) >> 20)
     rest = kind.most_bytes - len(FILM) - len(full) * (1 << 20)
-    form = await AvatarForm(Pieces(head, *full, bytes(rest), b"x"), CONTENT_TYPE).begun()
+    form = await AvatarForm(Pieces(head, *full, bytes(rest), b"x"), MULTIPART).begun()
     with pytest.raises(TooLarge, match="100 MB"):
         await into([], form)
 
@@ -169,7 +168,7 @@ async def test_film_over_its_limit_is_refused_at_the_first_byte_too_many() -> No
 async def test_no_file_is_held() -> None:
     head, _, end = written([NAME, FACE]).partition(FILM)
     source = Pieces(head + FILM, *[bytes(1 << 16)] * 50, end)
-    form = await AvatarForm(source, CONTENT_TYPE).begun()
+    form = await AvatarForm(source, MULTIPART).begun()
     await form.read()
     for reads in range(source.reads + 1, source.reads + 40):
         assert len(await form.read()) < 1 << 17
@@ -186,7 +185,7 @@ async def test_client_that_leaves_is_remembered_as_the_reason() -> None:
             raise ClientGone
 
     body = Leaving(written([NAME, FACE])[:300])
-    form = await AvatarForm(body, CONTENT_TYPE).begun()
+    form = await AvatarForm(body, MULTIPART).begun()
     with pytest.raises(ClientGone):
         await into([], form)
     assert isinstance(form.failure, ClientGone)
@@ -200,8 +199,8 @@ async def test_client_that_leaves_is_remembered_as_the_reason() -> None:
     [
         (Pieces(b"{}"), b"application/json", UnsupportedMedia),
         (Pieces(b"x"), b"", UnsupportedMedia),
-        (None, CONTENT_TYPE, BadRequest),
-        (Pieces(), CONTENT_TYPE, BadRequest),
+        (None, MULTIPART, BadRequest),
+        (Pieces(), MULTIPART, BadRequest),
     ],
 )
 async def test_what_is_no_form_is_refused_before_anything_is_sent(

@@ -11,7 +11,7 @@ from backend.services.avatar_form import AvatarForm
 from backend.services.catalogue import Catalogue
 from backend.services.forwarding import Forwarder, Inbound, Upstream
 from backend.services.headers import Origin
-from tests.support.forms import BOUNDARY, Part, Pieces, written
+from tests.support.forms import MULTIPART, Part, Pieces, written
 from tests.support.frontend import FILM
 from tests.support.peer import Exchange, Peer, Script, until
 from tests.support.upstream import client_of
@@ -206,9 +206,8 @@ async def test_added_avatar_is_told_with_texts_only(answer: dict[str, Any], show
         await exchange.reply(json.dumps(answer).encode(), JSON)
 
     form = written([Part("name", b"Ada"), Part("prompt_face", FILM, "a.mp4")])
-    content_type = b"multipart/form-data; boundary=" + BOUNDARY
     async with catalogue_at(script) as (catalogue, _):
-        told = await catalogue.add(INBOUND, await AvatarForm(Pieces(form), content_type).begun())
+        told = await catalogue.add(INBOUND, await AvatarForm(Pieces(form), MULTIPART).begun())
         assert told == {"status": "success", "message": shown[0], "image_path": shown[1]}
 
 

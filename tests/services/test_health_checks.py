@@ -9,11 +9,10 @@ import pytest
 
 from backend.services.forwarding import Forwarder, Upstream
 from backend.services.health_checks import HealthChecks
-
-from ..support.gateway import free_port
-from ..support.peer import Exchange, Peer, Script, until
-from ..support.upstream import GENEROUS, client_of
-from ..support.wire import unanswering
+from tests.support.gateway import free_port
+from tests.support.peer import Exchange, Peer, Script, silent, until
+from tests.support.upstream import GENEROUS, client_of
+from tests.support.wire import unanswering
 
 pytestmark = pytest.mark.asyncio
 
@@ -27,13 +26,22 @@ async def ok(exchange: Exchange) -> None:
     await exchange.reply()
 
 
-async def silent(exchange: Exchange) -> None:
-    await exchange.client_left()
-
-
 def answering(status: bytes) -> Script:
     async def script(exchange: Exchange) -> None:
         await exchange.reply(status=status)
+
+    return script
+
+
+def holding(release: asyncio.Event, health: Script) -> Script:
+    """Answer calls when they are released, and checks as told."""
+
+    async def script(exchange: Exchange) -> None:
+        if exchange.head.target == b"/health":
+            await health(exchange)
+        else:
+            await release.wait()
+            await exchange.reply(b"whole")
 
     return script
 
@@ -86,17 +94,10 @@ async def test_whatever_answers_is_there(status: bytes) -> None:
 
 
 async def test_address_that_hangs_goes_out_and_its_neighbours_calls_go_on() -> None:
-    async def held(exchange: Exchange) -> None:
-        if exchange.head.target == b"/health":
-            await exchange.reply()
-        else:
-            await release.wait()
-            await exchange.reply(b"whole")
-
     release = asyncio.Event()
     async with (
         Peer(ok) as one,
-        Peer(held) as other,
+        Peer(holding(release, ok)) as other,
         checking(one.url, other.url) as (forwarder, upstream),
     ):
         call = asyncio.create_task(forwarder.ask("POST", upstream.apart()[1], "/x", GENEROUS, {}))
@@ -108,16 +109,12 @@ async def test_address_that_hangs_goes_out_and_its_neighbours_calls_go_on() -> N
 
 
 async def test_call_in_flight_on_an_address_that_goes_out_goes_on() -> None:
-    async def script(exchange: Exchange) -> None:
-        if exchange.head.target == b"/health":
-            exchange.reset()
-        else:
-            await release.wait()
-            await exchange.reply(b"whole")
+    async def resetting(exchange: Exchange) -> None:
+        exchange.reset()
 
     release = asyncio.Event()
     async with (
-        Peer(script) as one,
+        Peer(holding(release, resetting)) as one,
         Peer(ok) as other,
         checking(one.url, other.url) as (forwarder, upstream),
     ):
@@ -131,14 +128,7 @@ async def test_call_in_flight_on_an_address_that_goes_out_goes_on() -> None:
 async def test_address_that_answers_nothing_but_its_calls_stays_in() -> None:
     """Some services have a few places, and let health wait behind their work."""
     release = asyncio.Event()
-
-    async def script(exchange: Exchange) -> None:
-        if exchange.head.target == b"/x":
-            await release.wait()
-            await exchange.reply()
-        else:
-            await exchange.client_left()
-
+    script = holding(release, silent)
     async with Peer(script) as one, Peer(script) as other, client_of("direct") as client:
         forwarder, upstream = Forwarder(client), Upstream.at("x", one.url, other.url)
         calls = [asyncio.create_task(forwarder.ask("POST", upstream, "/x", GENEROUS, {})) for _ in range(2)]

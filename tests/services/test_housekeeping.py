@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
@@ -20,18 +21,9 @@ from backend.services.database import Database
 from backend.services.housekeeping import Housekeeping, Patience
 from backend.services.http_client import HttpClient
 from backend.services.sessions import Sessions
-from tests.services.test_sessions import (
-    Clock,
-    client,
-    database,
-    managed_by,
-    met,
-    nothing_left,
-    port_of,
-    rows,
-)
 from tests.support.manager import Manager
 from tests.support.peer import until
+from tests.support.sessions import Clock, client, database, managed_by, met, nothing_left, port_of, rows
 
 __all__ = ["client", "database"]
 
@@ -44,6 +36,14 @@ class House:
     keeper: Housekeeping
     clock: Clock
     database: Database
+    manager: Manager
+
+    async def lose_start(self) -> None:
+        """Let the first user's start be done, and its answer be lost."""
+        self.manager.deaf = {"/avatar/start"}
+        with pytest.raises(GatewayError):
+            await self.sessions.start(1, "Ada")
+        self.manager.deaf.clear()
 
     async def later(self, seconds: float) -> None:
         """Let the time pass, and do a round."""
@@ -62,7 +62,13 @@ async def house(
     clock = Clock()
     await database.run(lambda session: _sign_in(session, users))
     async with managed_by(manager, database, client, now=clock) as (sessions,):
-        yield House(sessions, Housekeeping(sessions, Patience(60, 1800)), clock, database)
+        yield House(sessions, Housekeeping(sessions, Patience(60, 1800)), clock, database, manager)
+
+
+@pytest_asyncio.fixture
+async def kept(database: Database, client: HttpClient) -> AsyncIterator[House]:
+    async with house(Manager(), database, client) as opened:
+        yield opened
 
 
 def _sign_in(session: Session, users: int) -> None:
@@ -93,283 +99,218 @@ async def answering(kept: House) -> None:
 
 
 @pytest.mark.asyncio
-async def test_round_over_healthy_sessions_changes_nothing(database: Database, client: HttpClient) -> None:
-    manager = Manager()
-    async with house(manager, database, client) as kept:
-        for user in (1, 2):
-            await kept.sessions.start(user, "Ada")
-        before = await rows(database)
-        for _ in range(3):
-            await kept.later(5)
-        assert await rows(database) == before
-        assert manager.connections == {"Ada": 2}
+async def test_round_over_healthy_sessions_changes_nothing(kept: House) -> None:
+    for user in (1, 2):
+        await kept.sessions.start(user, "Ada")
+    before = await rows(kept.database)
+    for _ in range(3):
+        await kept.later(5)
+    assert await rows(kept.database) == before
+    assert kept.manager.connections == {"Ada": 2}
 
 
 @pytest.mark.asyncio
-async def test_start_whose_answer_was_lost_is_found_and_given_to_its_user(
-    database: Database, client: HttpClient
-) -> None:
-    manager = Manager(deaf={"/avatar/start"})
-    async with house(manager, database, client) as kept:
-        with pytest.raises(GatewayError):
-            await kept.sessions.start(1, "Ada")
-        manager.deaf.clear()
-        await kept.later(0)
-        assert await kept.states() == [READY]
-        assert (await kept.sessions.start(1, "Ada"))["is_new_instance"] is False
-        assert manager.connections == {"Ada": 1}
+async def test_start_whose_answer_was_lost_is_found_and_given_to_its_user(kept: House) -> None:
+    await kept.lose_start()
+    await kept.later(0)
+    assert await kept.states() == [READY]
+    assert (await kept.sessions.start(1, "Ada"))["is_new_instance"] is False
+    assert kept.manager.connections == {"Ada": 1}
 
 
 @pytest.mark.asyncio
-async def test_lost_start_of_somebody_who_let_go_meanwhile_is_not_given_to_them(
-    database: Database, client: HttpClient
-) -> None:
-    manager = Manager(deaf={"/avatar/start"})
-    async with house(manager, database, client) as kept:
-        with pytest.raises(GatewayError):
-            await kept.sessions.start(1, "Ada")
-        manager.deaf.clear()
-        assert await kept.sessions.release(1) is False
-        await kept.later(0)
-        await nothing_left(database, manager)
+async def test_lost_start_of_somebody_who_let_go_meanwhile_is_not_given_to_them(kept: House) -> None:
+    await kept.lose_start()
+    assert await kept.sessions.release(1) is False
+    await kept.later(0)
+    await nothing_left(kept.database, kept.manager)
 
 
 @pytest.mark.asyncio
-async def test_lost_start_of_somebody_who_started_again_is_let_go_of(
-    database: Database, client: HttpClient
-) -> None:
-    manager = Manager(deaf={"/avatar/start"})
-    async with house(manager, database, client) as kept:
-        with pytest.raises(GatewayError):
-            await kept.sessions.start(1, "Ada")
-        manager.deaf.clear()
-        await kept.sessions.start(1, "Ada")
-        assert manager.connections == {"Ada": 2}
-        await kept.later(0)
-        await until(lambda: manager.connections == {"Ada": 1})
-        await met(lambda found: [row.state for row in found] == [READY], database)
+async def test_lost_start_of_somebody_who_started_again_is_let_go_of(kept: House) -> None:
+    await kept.lose_start()
+    await kept.sessions.start(1, "Ada")
+    assert kept.manager.connections == {"Ada": 2}
+    await kept.later(0)
+    await until(lambda: kept.manager.connections == {"Ada": 1})
+    await met(lambda found: [row.state for row in found] == [READY], kept.database)
 
 
 @pytest.mark.asyncio
-async def test_start_of_a_process_that_was_killed_is_found_and_freed_when_nobody_comes(
-    database: Database, client: HttpClient
-) -> None:
+async def test_start_of_a_process_that_was_killed_is_found_and_freed_when_nobody_comes(kept: House) -> None:
     """The worker died between the call and its answer: the manager counts, and nobody owns it."""
-    manager = Manager()
-    async with house(manager, database, client) as kept:
-        await kept.sessions.fleet.start(1, "Ada")
-        lease = utc_now() + timedelta(seconds=10)
-        with database.transaction() as session:
-            session.add(AvatarSession(user_id=1, avatar="Ada", state=STARTING, holder="dead", due_at=lease))
-        await kept.later(0)
-        assert await kept.states() == [STARTING]
-        await kept.later(11)
-        await kept.later(3)
-        assert await kept.states() == [READY]
-        await kept.later(61)
-        await nothing_left(database, manager)
+    await kept.sessions.fleet.start(1, "Ada")
+    lease = utc_now() + timedelta(seconds=10)
+    with kept.database.transaction() as session:
+        session.add(AvatarSession(user_id=1, avatar="Ada", state=STARTING, holder="dead", due_at=lease))
+    await kept.later(0)
+    assert await kept.states() == [STARTING]
+    await kept.later(11)
+    await kept.later(3)
+    assert await kept.states() == [READY]
+    await kept.later(61)
+    await nothing_left(kept.database, kept.manager)
 
 
 @pytest.mark.asyncio
-async def test_start_that_never_reached_the_manager_is_forgotten_in_the_end(
-    database: Database, client: HttpClient
-) -> None:
-    manager = Manager()
-    async with house(manager, database, client) as kept:
-        await kept.sessions.start(2, "Ada")
-        soon = utc_now() + timedelta(seconds=100)
-        with database.transaction() as session:
-            session.add(AvatarSession(user_id=1, avatar="Ada", state=UNSURE, due_at=soon))
-        await kept.later(1)
-        assert await kept.states() == [READY, UNSURE]
-        await kept.sessions.seat_of(2)
-        await seat(kept.sessions, 2, 5)
-        await kept.later(101)
-        assert await kept.states() == [READY]
-        assert manager.connections == {"Ada": 1}
+async def test_start_that_never_reached_the_manager_is_forgotten_in_the_end(kept: House) -> None:
+    await kept.sessions.start(2, "Ada")
+    soon = utc_now() + timedelta(seconds=100)
+    with kept.database.transaction() as session:
+        session.add(AvatarSession(user_id=1, avatar="Ada", state=UNSURE, due_at=soon))
+    await kept.later(1)
+    assert await kept.states() == [READY, UNSURE]
+    await kept.sessions.seat_of(2)
+    await seat(kept.sessions, 2, 5)
+    await kept.later(101)
+    assert await kept.states() == [READY]
+    assert kept.manager.connections == {"Ada": 1}
 
 
 @pytest.mark.asyncio
-async def test_release_whose_answer_was_lost_takes_nobody_along(
-    database: Database, client: HttpClient
-) -> None:
-    manager = Manager(deaf={"/avatar/disconnect"})
-    async with house(manager, database, client) as kept:
-        for user in (1, 2):
-            await kept.sessions.start(user, "Ada")
-        await seat(kept.sessions, 2, 5)
-        await kept.sessions.release(1)
-        await met(lambda found: sorted(row.state for row in found) == [READY, UNSURE], database)
-        assert manager.connections == {"Ada": 1}
-        manager.deaf.clear()
-        await kept.later(1)
-        await kept.later(200)
-        assert await kept.states() == [READY]
-        assert manager.connections == {"Ada": 1}
-        assert manager.changes.count("/avatar/disconnect") == 1
+async def test_release_whose_answer_was_lost_takes_nobody_along(kept: House) -> None:
+    kept.manager.deaf = {"/avatar/disconnect"}
+    for user in (1, 2):
+        await kept.sessions.start(user, "Ada")
+    await seat(kept.sessions, 2, 5)
+    await kept.sessions.release(1)
+    await met(lambda found: sorted(row.state for row in found) == [READY, UNSURE], kept.database)
+    assert kept.manager.connections == {"Ada": 1}
+    kept.manager.deaf.clear()
+    await kept.later(1)
+    await kept.later(200)
+    assert await kept.states() == [READY]
+    assert kept.manager.connections == {"Ada": 1}
+    assert kept.manager.changes.count("/avatar/disconnect") == 1
 
 
 @pytest.mark.asyncio
-async def test_release_that_was_surely_not_done_is_done_in_the_next_round(
-    database: Database, client: HttpClient
-) -> None:
-    manager = Manager()
-    async with house(manager, database, client) as kept:
-        await kept.sessions.start(1, "Ada")
-        manager.broken["/avatar/disconnect"] = (b"429 Too Many Requests", b"")
-        await kept.sessions.release(1)
-        await met(lambda found: found[0].state == "leaving" and found[0].holder is None, database)
-        manager.broken.clear()
-        await kept.later(1)
-        await nothing_left(database, manager)
+async def test_release_that_was_surely_not_done_is_done_in_the_next_round(kept: House) -> None:
+    await kept.sessions.start(1, "Ada")
+    kept.manager.broken["/avatar/disconnect"] = (b"429 Too Many Requests", b"")
+    await kept.sessions.release(1)
+    await met(lambda found: found[0].state == "leaving" and found[0].holder is None, kept.database)
+    kept.manager.broken.clear()
+    await kept.later(1)
+    await nothing_left(kept.database, kept.manager)
 
 
 @pytest.mark.asyncio
-async def test_instance_that_is_gone_is_forgotten_for_all_its_users(
-    database: Database, client: HttpClient
-) -> None:
-    manager = Manager()
-    async with house(manager, database, client) as kept:
-        await kept.sessions.start(1, "Ada")
-        await kept.sessions.start(2, "Ada")
-        await kept.sessions.start(3, "Bo")
-        del manager.running["Ada"]
-        await kept.later(1)
-        assert [await port_of(kept.sessions, user) for user in (1, 2, 3)] == [None, None, 8616]
+async def test_instance_that_is_gone_is_forgotten_for_all_its_users(kept: House) -> None:
+    await kept.sessions.start(1, "Ada")
+    await kept.sessions.start(2, "Ada")
+    await kept.sessions.start(3, "Bo")
+    del kept.manager.running["Ada"]
+    await kept.later(1)
+    assert [await port_of(kept.sessions, user) for user in (1, 2, 3)] == [None, None, 8616]
 
 
 @pytest.mark.asyncio
 async def test_port_that_was_given_to_another_avatar_is_noticed_before_anyone_is_sent_there(
-    database: Database, client: HttpClient
+    kept: House,
 ) -> None:
-    manager = Manager()
-    async with house(manager, database, client) as kept:
-        await kept.sessions.start(1, "Ada")
-        taken = manager.running.pop("Ada")
-        manager.running["Eve"] = taken | {"real_avatar_name": "Eve", "avatar_id": "Eve_user_9"}
-        await kept.later(1)
-        assert await port_of(kept.sessions, 1) is None
-        assert manager.running["Eve"]["connections"] == 1
+    await kept.sessions.start(1, "Ada")
+    taken = kept.manager.running.pop("Ada")
+    kept.manager.running["Eve"] = taken | {"real_avatar_name": "Eve", "avatar_id": "Eve_user_9"}
+    await kept.later(1)
+    assert await port_of(kept.sessions, 1) is None
+    assert kept.manager.running["Eve"]["connections"] == 1
 
 
 @pytest.mark.asyncio
-async def test_instance_that_was_restarted_elsewhere_counts_anew_and_is_freed(
-    database: Database, client: HttpClient
-) -> None:
+async def test_instance_that_was_restarted_elsewhere_counts_anew_and_is_freed(kept: House) -> None:
     """The manager counts one connection then, which is nobody's."""
-    manager = Manager()
-    async with house(manager, database, client) as kept:
-        for user in (1, 2):
-            await kept.sessions.start(user, "Ada")
-        manager.running["Ada"] |= {"port": 8700, "connections": 1}
-        await kept.later(1)
-        assert await port_of(kept.sessions, 1) is None
-        await kept.later(1)
-        await nothing_left(database, manager)
+    for user in (1, 2):
+        await kept.sessions.start(user, "Ada")
+    kept.manager.running["Ada"] |= {"port": 8700, "connections": 1}
+    await kept.later(1)
+    assert await port_of(kept.sessions, 1) is None
+    await kept.later(1)
+    await nothing_left(kept.database, kept.manager)
 
 
 @pytest.mark.asyncio
-async def test_users_whom_a_restarted_manager_has_forgotten_take_nobody_along(
-    database: Database, client: HttpClient
-) -> None:
-    manager = Manager()
-    async with house(manager, database, client) as kept:
-        for user in (1, 2, 3):
-            await kept.sessions.start(user, "Ada")
-        manager.running["Ada"]["connections"] = 1
-        await kept.later(1)
-        for user in (1, 2):
-            await kept.sessions.release(user)
-        await met(lambda found: len(found) == 1, database)
-        assert manager.connections == {"Ada": 1}
-        assert "/avatar/disconnect" not in manager.calls
-        await kept.sessions.release(3)
-        await nothing_left(database, manager)
+async def test_users_whom_a_restarted_manager_has_forgotten_take_nobody_along(kept: House) -> None:
+    for user in (1, 2, 3):
+        await kept.sessions.start(user, "Ada")
+    kept.manager.running["Ada"]["connections"] = 1
+    await kept.later(1)
+    for user in (1, 2):
+        await kept.sessions.release(user)
+    await met(lambda found: len(found) == 1, kept.database)
+    assert kept.manager.connections == {"Ada": 1}
+    assert "/avatar/disconnect" not in kept.manager.calls
+    await kept.sessions.release(3)
+    await nothing_left(kept.database, kept.manager)
 
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("end", ["signed out", "expired", "banned", "deleted"])
-async def test_user_whose_sign_in_ended_keeps_no_instance(
-    database: Database, client: HttpClient, end: str
-) -> None:
-    manager = Manager()
-    async with house(manager, database, client) as kept:
-        for user in (1, 2):
-            await kept.sessions.start(user, "Ada")
+async def test_user_whose_sign_in_ended_keeps_no_instance(kept: House, end: str) -> None:
+    for user in (1, 2):
+        await kept.sessions.start(user, "Ada")
 
-        def ended(session: Session) -> None:
-            mine = update(LoginSession).where(LoginSession.user_id == 1)
-            if end == "signed out":
-                session.execute(mine.values(jti=None))
-            elif end == "expired":
-                session.execute(mine.values(expires_at=utc_now() - timedelta(minutes=3)))
-            elif end == "banned":
-                session.execute(update(User).where(User.id == 1).values(status="banned"))
-            else:
-                session.delete(session.get(User, 1))
+    def ended(session: Session) -> None:
+        mine = update(LoginSession).where(LoginSession.user_id == 1)
+        if end == "signed out":
+            session.execute(mine.values(jti=None))
+        elif end == "expired":
+            session.execute(mine.values(expires_at=utc_now() - timedelta(minutes=3)))
+        elif end == "banned":
+            session.execute(update(User).where(User.id == 1).values(status="banned"))
+        else:
+            session.delete(session.get(User, 1))
 
-        await database.run(ended)
-        await kept.later(1)
-        await until(lambda: manager.connections == {"Ada": 1})
-        assert await port_of(kept.sessions, 1) is None
-        assert await port_of(kept.sessions, 2) == 8615
+    await kept.database.run(ended)
+    await kept.later(1)
+    await until(lambda: kept.manager.connections == {"Ada": 1})
+    assert await port_of(kept.sessions, 1) is None
+    assert await port_of(kept.sessions, 2) == 8615
 
 
 @pytest.mark.asyncio
-async def test_user_who_makes_no_offer_or_says_nothing_for_long_keeps_no_instance(
-    database: Database, client: HttpClient
-) -> None:
-    manager = Manager()
-    async with house(manager, database, client) as kept:
-        for user in (1, 2, 3):
-            await kept.sessions.start(user, "Ada")
-        await seat(kept.sessions, 2, 222222)
-        await seat(kept.sessions, 3, 333333)
-        await kept.later(61)
-        assert [await port_of(kept.sessions, user) for user in (1, 2, 3)] == [None, 8615, 8615]
-        await kept.sessions.notes.write_uses()
-        await kept.later(1000)
-        await kept.sessions.seat_of(3)
-        await kept.sessions.notes.write_uses()
-        await kept.later(1000)
-        assert [await port_of(kept.sessions, user) for user in (1, 2, 3)] == [None, None, 8615]
-        await until(lambda: manager.connections == {"Ada": 1})
+async def test_user_who_makes_no_offer_or_says_nothing_for_long_keeps_no_instance(kept: House) -> None:
+    for user in (1, 2, 3):
+        await kept.sessions.start(user, "Ada")
+    await seat(kept.sessions, 2, 222222)
+    await seat(kept.sessions, 3, 333333)
+    await kept.later(61)
+    assert [await port_of(kept.sessions, user) for user in (1, 2, 3)] == [None, 8615, 8615]
+    await kept.sessions.notes.write_uses()
+    await kept.later(1000)
+    await kept.sessions.seat_of(3)
+    await kept.sessions.notes.write_uses()
+    await kept.later(1000)
+    assert [await port_of(kept.sessions, user) for user in (1, 2, 3)] == [None, None, 8615]
+    await until(lambda: kept.manager.connections == {"Ada": 1})
 
 
 @pytest.mark.asyncio
-async def test_instance_in_use_is_not_taken_for_idle_by_the_manager(
-    database: Database, client: HttpClient
-) -> None:
-    manager = Manager()
-    async with house(manager, database, client) as kept:
-        await kept.sessions.start(1, "Ada")
-        await seat(kept.sessions, 1, 111111)
-        await kept.later(1100)
-        assert manager.changes == ["/avatar/start"]
-        await kept.later(120)
-        await until(lambda: manager.changes == ["/avatar/start", "/avatar/start", "/avatar/disconnect"])
-        await until(lambda: manager.connections == {"Ada": 1})
-        await kept.later(60)
-        await kept.later(60)
-        assert len(manager.changes) == 3
-        assert await port_of(kept.sessions, 1) == 8615
+async def test_instance_in_use_is_not_taken_for_idle_by_the_manager(kept: House) -> None:
+    await kept.sessions.start(1, "Ada")
+    await seat(kept.sessions, 1, 111111)
+    await kept.later(1100)
+    assert kept.manager.changes == ["/avatar/start"]
+    await kept.later(120)
+    await until(lambda: kept.manager.changes == ["/avatar/start", "/avatar/start", "/avatar/disconnect"])
+    await until(lambda: kept.manager.connections == {"Ada": 1})
+    await kept.later(60)
+    await kept.later(60)
+    assert len(kept.manager.changes) == 3
+    assert await port_of(kept.sessions, 1) == 8615
 
 
 @pytest.mark.asyncio
-async def test_unsure_start_waits_while_somebody_else_starts_the_same_avatar(
-    database: Database, client: HttpClient
-) -> None:
+async def test_unsure_start_waits_while_somebody_else_starts_the_same_avatar(kept: House) -> None:
     """What the manager counts may be the other one's."""
-    manager = Manager()
-    async with house(manager, database, client) as kept:
-        now = utc_now()
-        with database.transaction() as session:
-            later = now + timedelta(seconds=100)
-            session.add(AvatarSession(user_id=1, avatar="Ada", state=UNSURE, due_at=later))
-            session.add(AvatarSession(user_id=2, avatar="Ada", state=STARTING, holder="x", due_at=later))
-        await kept.sessions.fleet.start(2, "Ada")
-        await kept.later(1)
-        assert await kept.states() == [UNSURE, STARTING]
+    now = utc_now()
+    with kept.database.transaction() as session:
+        later = now + timedelta(seconds=100)
+        session.add(AvatarSession(user_id=1, avatar="Ada", state=UNSURE, due_at=later))
+        session.add(AvatarSession(user_id=2, avatar="Ada", state=STARTING, holder="x", due_at=later))
+    await kept.sessions.fleet.start(2, "Ada")
+    await kept.later(1)
+    assert await kept.states() == [UNSURE, STARTING]
 
 
 @pytest.mark.asyncio
@@ -389,41 +330,35 @@ async def test_one_process_at_a_time_keeps_house_and_another_takes_over(
 
 
 @pytest.mark.asyncio
-async def test_keeper_that_runs_clears_up_by_itself(database: Database, client: HttpClient) -> None:
-    manager = Manager()
-    async with house(manager, database, client) as kept:
-        await kept.sessions.start(1, "Ada")
-        manager.running.clear()
-        kept.keeper.start()
-        await met(lambda found: not found, database)
-        await kept.keeper.aclose()
+async def test_keeper_that_runs_clears_up_by_itself(kept: House) -> None:
+    await kept.sessions.start(1, "Ada")
+    kept.manager.running.clear()
+    kept.keeper.start()
+    await met(lambda found: not found, kept.database)
+    await kept.keeper.aclose()
 
 
 @pytest.mark.asyncio
-async def test_silent_manager_loses_nobodys_session(database: Database, client: HttpClient) -> None:
-    manager = Manager()
-    async with house(manager, database, client) as kept:
-        await kept.sessions.start(1, "Ada")
-        for content in (b"", b"[]", b'{"status":"success"}', b'{"status":"error"}', b'{"data":null}'):
-            manager.broken["/avatar/list"] = (b"200 OK", content)
-            with pytest.raises(GatewayError):
-                await kept.later(1)
-        assert await port_of(kept.sessions, 1) == 8615
+async def test_silent_manager_loses_nobodys_session(kept: House) -> None:
+    await kept.sessions.start(1, "Ada")
+    for content in (b"", b"[]", b'{"status":"success"}', b'{"status":"error"}', b'{"data":null}'):
+        kept.manager.broken["/avatar/list"] = (b"200 OK", content)
+        with pytest.raises(GatewayError):
+            await kept.later(1)
+    assert await port_of(kept.sessions, 1) == 8615
 
 
 ODD: list[Any] = [None, 5, "x", {}, {"avatar_id": 5}, {"avatar_id": "a", "port": True}, [1]]
 
 
 @pytest.mark.asyncio
-async def test_nonsense_in_the_managers_list_hides_nobody(database: Database, client: HttpClient) -> None:
-    manager = Manager()
-    async with house(manager, database, client) as kept:
-        await kept.sessions.start(1, "Ada")
-        listed = [*ODD, manager.running["Ada"]]
-        content = json.dumps({"status": "success", "data": listed}).encode()
-        manager.broken["/avatar/list"] = (b"200 OK", content)
-        await kept.later(1)
-        assert await port_of(kept.sessions, 1) == 8615
+async def test_nonsense_in_the_managers_list_hides_nobody(kept: House) -> None:
+    await kept.sessions.start(1, "Ada")
+    listed = [*ODD, kept.manager.running["Ada"]]
+    content = json.dumps({"status": "success", "data": listed}).encode()
+    kept.manager.broken["/avatar/list"] = (b"200 OK", content)
+    await kept.later(1)
+    assert await port_of(kept.sessions, 1) == 8615
 
 
 @pytest.mark.asyncio

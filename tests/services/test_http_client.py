@@ -21,9 +21,8 @@ from backend.errors import (
 )
 from backend.services.http_client import ANSWER_BYTES, Answer, HttpClient
 from backend.services.policies import Timeouts
-
-from ..support.peer import Exchange, Peer, until
-from ..support.upstream import GENEROUS, Door, client_of
+from tests.support.peer import Exchange, Peer, echo, silent, until
+from tests.support.upstream import GENEROUS, Door, client_of
 
 pytestmark = pytest.mark.asyncio
 
@@ -34,10 +33,6 @@ OK = b"HTTP/1.1 200 OK\r\n"
 async def client(request: pytest.FixtureRequest) -> AsyncIterator[HttpClient]:
     async with client_of(request.param) as opened:
         yield opened
-
-
-async def echo(exchange: Exchange) -> None:
-    await exchange.reply(await exchange.body())
 
 
 async def test_question_carries_json_and_brings_the_answer_whole(client: HttpClient) -> None:
@@ -160,9 +155,6 @@ async def test_one_visitors_cookie_does_not_stay_in_the_shared_client(client: Ht
 
 
 async def test_both_doors_share_one_count_of_places() -> None:
-    async def silent(exchange: Exchange) -> None:
-        await exchange.client_left()
-
     settings = {"upstream_max_connections": 2, "gateway_pool_wait_seconds": 0.05}
     async with Peer(silent) as peer, client_of("reqwest", **settings) as client:
         calls = [asyncio.create_task(Door(name, client).fetch(peer.url)) for name in ("open", "http")]

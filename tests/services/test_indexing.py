@@ -28,7 +28,7 @@ from backend.services.indexing import INDEX_LEASE
 from backend.services.library import Library
 from backend.services.uploads import DEAD_AFTER, Sent
 from tests.support.documents import TEXT
-from tests.support.forms import BOUNDARY, Part, Pieces, written
+from tests.support.forms import MULTIPART, Part, Pieces, written
 from tests.support.gateway import free_port
 from tests.support.index import Index
 from tests.support.index import indexing as running_index
@@ -351,7 +351,7 @@ async def test_patrol_begins_at_the_start_and_outlives_failures(
 async def test_error_of_the_index_reaches_whoever_waits_for_it(tmp_path: Path) -> None:
     async with working(tmp_path, f"http://127.0.0.1:{free_port()}") as desk:
         form = written([Part("file", TEXT, "a.txt")])
-        sent = Sent(Pieces(form), b"multipart/form-data; boundary=" + BOUNDARY, len(form))
+        sent = Sent(Pieces(form), MULTIPART, len(form))
         with pytest.raises(UpstreamRefused):
             await desk.process().teach(Asker(ADA, is_tutor=True), sent)
         desk.nothing_is_left()

@@ -17,9 +17,8 @@ from backend.services.multipart import (
     boundary_of,
     small_form,
 )
-from tests.support.forms import BOUNDARY, Part, Pieces, cut, written
+from tests.support.forms import BOUNDARY, MULTIPART, Part, Pieces, cut, written
 
-MULTIPART = b"multipart/form-data; boundary=" + BOUNDARY
 URLENCODED = b"application/x-www-form-urlencoded"
 # What a form is made of, and what nearly looks like its seams.
 SEAMS = st.sampled_from(

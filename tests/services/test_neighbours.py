@@ -8,10 +8,9 @@ import pytest_asyncio
 
 from backend.errors import UpstreamFirstByteTimeout
 from backend.services.policies import Timeouts
-
-from ..support.http2_peer import Http2Peer
-from ..support.peer import Exchange, Peer, until
-from ..support.upstream import HTTP2, Door, client_of
+from tests.support.http2_peer import Http2Peer
+from tests.support.peer import Exchange, Peer, until
+from tests.support.upstream import HTTP2, Door, Held, client_of
 
 pytestmark = pytest.mark.asyncio
 
@@ -109,24 +108,9 @@ async def test_abandoned_downloads_give_back_what_they_took_of_the_connection(
 
 
 async def test_stalled_upload_holds_up_no_other(transport: str, peer: Peer | Http2Peer) -> None:
-    class Stalled:
-        """A body that begins, and goes on when the test says so."""
-
-        def __init__(self) -> None:
-            self.go = asyncio.Event()
-            self.parts = [b"begin", b"end"]
-
-        async def read(self) -> bytes:
-            if len(self.parts) == 1:
-                await self.go.wait()
-            return self.parts.pop(0) if self.parts else b""
-
-        async def aclose(self) -> None:
-            return None
-
     async with client_of(transport) as client:
         door = Door("open", client)
-        bodies = [Stalled() for _ in range(20)]
+        bodies = [Held() for _ in range(20)]
         uploads = [
             asyncio.create_task(door.fetch(peer.url, method="POST", body=body, timeouts=PATIENT))
             for body in bodies

@@ -31,12 +31,11 @@ from backend.services.pictures import PREFIX, Pictures
 from backend.services.profiles import Profiles
 from backend.services.tokens import Principal
 from tests.support import disk
-from tests.support.forms import BOUNDARY, Part, Pieces, cut, written
+from tests.support.forms import MULTIPART, Part, Pieces, cut, written
 from tests.support.pictures import picture
 from tests.support.stores import store
 
 ANN = Principal(1, "ann@school.example", "student", "0" * 32, 0)
-TYPE = b"multipart/form-data; boundary=" + BOUNDARY
 
 
 @dataclass
@@ -48,7 +47,7 @@ class Gallery:
 
     async def upload(self, content: bytes, *, filename: str | None = "me.png") -> str:
         form = written([Part("avatar", content, filename)])
-        return await self.pictures.replace(ANN, Pieces(*cut(form, [100, 5000])), TYPE)
+        return await self.pictures.replace(ANN, Pieces(*cut(form, [100, 5000])), MULTIPART)
 
     def left(self) -> list[str]:
         return sorted(path.name for path in self.folder.iterdir()) if self.folder.is_dir() else []
@@ -131,7 +130,7 @@ async def test_form_without_one_good_picture_is_refused_and_leaves_nothing(
     gallery: Gallery, form: bytes
 ) -> None:
     with pytest.raises(BadRequest) as refusal:
-        await gallery.pictures.replace(ANN, Pieces(form), TYPE)
+        await gallery.pictures.replace(ANN, Pieces(form), MULTIPART)
     await gallery.settled()
     assert refusal.value.msg
     assert gallery.left() == []
@@ -144,7 +143,7 @@ async def test_what_is_no_multipart_form_is_refused(gallery: Gallery, content_ty
     with pytest.raises(BadRequest):
         await gallery.pictures.replace(ANN, Pieces(picture()), content_type)
     with pytest.raises(BadRequest):
-        await gallery.pictures.replace(ANN, None, TYPE)
+        await gallery.pictures.replace(ANN, None, MULTIPART)
 
 
 @pytest.mark.asyncio
@@ -162,7 +161,7 @@ async def test_upload_is_broken_off_where_it_gets_too_large(gallery: Gallery) ->
     head, _, tail = written([Part("avatar", b"CONTENT", "me.png")]).partition(b"CONTENT")
     pieces = Pieces(head, *[bytes(1 << 20)] * 50, tail)
     with pytest.raises(TooLarge):
-        await gallery.pictures.replace(ANN, pieces, TYPE)
+        await gallery.pictures.replace(ANN, pieces, MULTIPART)
     assert pieces.reads <= 8
 
 
@@ -191,10 +190,10 @@ async def test_client_that_leaves_or_stalls_midway_leaves_nothing(
     gallery: Gallery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ClientGone):
-        await gallery.pictures.replace(ANN, Broken(HALF), TYPE)
+        await gallery.pictures.replace(ANN, Broken(HALF), MULTIPART)
     monkeypatch.setattr(pictures, "UPLOAD_SECONDS", 0.05)
     with pytest.raises(UploadStalled):
-        await gallery.pictures.replace(ANN, Broken(HALF, silent=True), TYPE)
+        await gallery.pictures.replace(ANN, Broken(HALF, silent=True), MULTIPART)
     await gallery.settled()
     assert gallery.left() == []
 
@@ -202,7 +201,7 @@ async def test_client_that_leaves_or_stalls_midway_leaves_nothing(
 @pytest.mark.asyncio
 async def test_cancelled_upload_leaves_nothing(gallery: Gallery) -> None:
     body = Broken(HALF, silent=True)
-    upload = asyncio.create_task(gallery.pictures.replace(ANN, body, TYPE))
+    upload = asyncio.create_task(gallery.pictures.replace(ANN, body, MULTIPART))
     await body.waiting.wait()
     assert len(gallery.left()) == 1
     upload.cancel()

@@ -17,6 +17,15 @@ from tests.support.tokens import HOURS, NOW, World, refused, world
 __all__ = ["world"]
 
 
+async def used_once(world: World, seconds: float) -> tuple[Tokens, str]:
+    """A worker's tokens, and one that was used so long after its issue."""
+    tokens = await world.started()
+    token = await tokens.issue(world.ann)
+    world.clock.now += seconds
+    tokens.used(await tokens.verify(token))
+    return tokens, token
+
+
 async def left(tokens: Tokens, token: str) -> float:
     return (await tokens.remaining(token)).seconds
 
@@ -51,10 +60,7 @@ async def test_asking_how_long_it_lasts_is_no_use(world: World) -> None:
 
 @pytest.mark.asyncio
 async def test_new_token_lasts_five_hours_from_the_last_use_and_not_from_the_poll(world: World) -> None:
-    tokens = await world.started()
-    token = await tokens.issue(world.ann)
-    world.clock.now += 1 * HOURS
-    tokens.used(await tokens.verify(token))
+    tokens, token = await used_once(world, 1 * HOURS)
     world.clock.now += 3 * HOURS
     remaining = await tokens.remaining(token)
     assert remaining.seconds == 2 * HOURS
@@ -66,10 +72,7 @@ async def test_new_token_lasts_five_hours_from_the_last_use_and_not_from_the_pol
 
 @pytest.mark.asyncio
 async def test_earlier_token_of_a_session_stays_good_till_its_own_end(world: World) -> None:
-    tokens = await world.started()
-    first = await tokens.issue(world.ann)
-    world.clock.now += 4 * HOURS
-    tokens.used(await tokens.verify(first))
+    tokens, first = await used_once(world, 4 * HOURS)
     second = (await tokens.remaining(first)).token
     assert second is not None
     assert (await tokens.verify(first)).jti == (await tokens.verify(second)).jti
@@ -84,10 +87,7 @@ async def test_earlier_token_of_a_session_stays_good_till_its_own_end(world: Wor
 async def test_token_gets_a_successor_once_a_fifth_of_its_life_is_over(
     world: World, after_hours: float, again: bool
 ) -> None:
-    tokens = await world.started()
-    token = await tokens.issue(world.ann)
-    world.clock.now += after_hours * HOURS
-    tokens.used(await tokens.verify(token))
+    tokens, token = await used_once(world, after_hours * HOURS)
     assert ((await tokens.remaining(token)).token is not None) is again
 
 
@@ -95,10 +95,7 @@ async def test_token_gets_a_successor_once_a_fifth_of_its_life_is_over(
 async def test_token_that_was_just_used_after_its_issue_gets_no_successor_for_a_second_more(
     world: World,
 ) -> None:
-    tokens = await world.started()
-    token = await tokens.issue(world.ann)
-    world.clock.now += 59
-    tokens.used(await tokens.verify(token))
+    tokens, token = await used_once(world, 59)
     world.clock.now += 2 * HOURS
     with world.statements() as statements:
         assert (await tokens.remaining(token)).token is None
@@ -212,10 +209,7 @@ async def test_last_uses_are_written_at_the_stop(world: World) -> None:
 
 @pytest.mark.asyncio
 async def test_uses_during_an_outage_are_written_after_it(world: World) -> None:
-    tokens = await world.started()
-    token = await tokens.issue(world.ann)
-    world.clock.now += 2 * HOURS
-    tokens.used(await tokens.verify(token))
+    tokens, token = await used_once(world, 2 * HOURS)
     world.lose_database()
     with pytest.raises(StoreUnavailable):
         await tokens.life.write()
@@ -241,10 +235,7 @@ async def test_use_of_an_ended_session_prolongs_nothing_and_is_forgotten(world: 
 
 @pytest.mark.asyncio
 async def test_clock_that_was_set_back_makes_no_token_that_lasts_longer(world: World) -> None:
-    tokens = await world.started()
-    token = await tokens.issue(world.ann)
-    world.clock.now += 4 * HOURS
-    tokens.used(await tokens.verify(token))
+    tokens, token = await used_once(world, 4 * HOURS)
     world.clock.now -= 2 * HOURS
     remaining = await tokens.remaining(token)
     assert remaining.token is not None

@@ -68,7 +68,7 @@ def _pidfd_getfd(pidfd: int, descriptor: int) -> int:
 @pytest.mark.asyncio
 async def test_connections_of_clients_notice_a_dead_peer(tmp_path: Path, options: list[str]) -> None:
     with spawned(tmp_path, *options) as gateway:
-        port = int(gateway.url.rpartition(":")[2])
+        port = gateway.port
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"GET /api/ping HTTP/1.1\r\nHost: x\r\n\r\n")
         await reader.readuntil(b"pong")

@@ -2,34 +2,19 @@ import pytest
 
 from backend.errors import TooLarge
 from backend.services.streams import ByteStream, LimitedStream, check_length, read_whole
+from tests.support.forms import Pieces
 
 pytestmark = pytest.mark.asyncio
 
 
-class Chunks:
-    """A body of given chunks that remembers what was taken of it."""
-
-    def __init__(self, *chunks: bytes) -> None:
-        self._chunks = list(chunks)
-        self.reads = 0
-        self.closed = 0
-
-    async def read(self) -> bytes:
-        self.reads += 1
-        return self._chunks.pop(0) if self._chunks else b""
-
-    async def aclose(self) -> None:
-        self.closed += 1
-
-
 async def test_body_up_to_the_limit_passes_as_it_is() -> None:
-    stream = LimitedStream(Chunks(b"abc", b"de"), 5)
+    stream = LimitedStream(Pieces(b"abc", b"de"), 5)
     assert [await stream.read() for _ in range(4)] == [b"abc", b"de", b"", b""]
     assert stream.count == 5
 
 
 async def test_first_byte_over_the_limit_breaks_the_body_off() -> None:
-    source = Chunks(b"abc", b"def", b"never read")
+    source = Pieces(b"abc", b"def", b"never read")
     stream = LimitedStream(source, 5)
     assert await stream.read() == b"abc"
     with pytest.raises(TooLarge):
@@ -38,7 +23,7 @@ async def test_first_byte_over_the_limit_breaks_the_body_off() -> None:
 
 
 async def test_nothing_is_read_before_it_is_asked_for() -> None:
-    source = Chunks(b"abc")
+    source = Pieces(b"abc")
     stream = LimitedStream(source, 5)
     assert (stream.started, source.reads) == (False, 0)
     await stream.read()
@@ -46,19 +31,19 @@ async def test_nothing_is_read_before_it_is_asked_for() -> None:
 
 
 async def test_closing_reaches_the_source() -> None:
-    source = Chunks()
+    source = Pieces()
     await LimitedStream(source, 5).aclose()
     assert source.closed == 1
 
 
 @pytest.mark.parametrize("limit", [3, 4, 100])
 async def test_small_body_is_read_whole(limit: int) -> None:
-    assert await read_whole(Chunks(b"ab", b"c"), limit) == b"abc"
+    assert await read_whole(Pieces(b"ab", b"c"), limit) == b"abc"
 
 
 async def test_body_that_is_read_whole_keeps_to_its_limit() -> None:
     with pytest.raises(TooLarge):
-        await read_whole(Chunks(b"ab", b"c"), 2)
+        await read_whole(Pieces(b"ab", b"c"), 2)
 
 
 @pytest.mark.parametrize("length", [None, 0, 5])
@@ -76,4 +61,4 @@ async def test_refusal_names_the_limit_for_people(limit: int, spoken: str) -> No
 
 
 async def test_limited_stream_is_a_byte_stream() -> None:
-    assert isinstance(LimitedStream(Chunks(), 1), ByteStream)
+    assert isinstance(LimitedStream(Pieces(), 1), ByteStream)

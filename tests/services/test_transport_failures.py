@@ -16,21 +16,10 @@ from backend.errors import (
     UpstreamTotalTimeout,
 )
 from backend.services.policies import Timeouts
-
-from ..support.peer import Exchange, until
-from ..support.transports import (
-    MEGABYTE,
-    OK,
-    door,
-    over_lines,
-    refusing,
-    saying,
-    silent,
-    start,
-    transport,
-)
-from ..support.upstream import Door, client_of
-from ..support.wire import unanswering
+from tests.support.peer import Exchange, silent, until
+from tests.support.transports import MEGABYTE, OK, door, over_lines, refusing, saying, start, transport
+from tests.support.upstream import Door, client_of
+from tests.support.wire import unanswering
 
 __all__ = ["door", "start", "transport"]
 

@@ -5,28 +5,21 @@ from collections.abc import Callable
 
 import pytest
 
-from backend.errors import (
-    TooLarge,
-    UpstreamRefused,
-    UpstreamTotalTimeout,
-)
+from backend.errors import TooLarge, UpstreamRefused, UpstreamTotalTimeout
 from backend.services.policies import Timeouts
-
-from ..support.http2_peer import Http2Peer
-from ..support.peer import Exchange, Peer, until
-from ..support.transports import (
+from tests.support.http2_peer import Http2Peer
+from tests.support.peer import Exchange, Peer, echo, in_turn, settled, silent, until
+from tests.support.transports import (
     MEGABYTE,
     OK,
     door,
-    echo,
     ends_given_up_calls,
     refusing,
     saying,
-    silent,
     start,
     transport,
 )
-from ..support.upstream import HTTP2, Door, client_of
+from tests.support.upstream import HTTP2, Door, Held, client_of
 
 __all__ = ["door", "start", "transport"]
 
@@ -36,17 +29,7 @@ pytestmark = pytest.mark.asyncio
 
 
 async def test_connection_is_used_again(door: Door, start: Callable) -> None:
-    framed = [
-        b"Content-Length: 2\r\n\r\nok",
-        b"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
-        b"Content-Length: 0\r\n\r\n",
-    ]
-
-    async def script(exchange: Exchange) -> None:
-        await exchange.body()
-        await exchange.send(OK + framed[exchange.number % 3])
-
-    peer = await start(script)
+    peer = await start(in_turn)
     for number in range(9):
         await door.fetch(peer.url, method="POST" if number % 2 else "GET", body=b"x" if number % 2 else None)
     assert (len(peer.heads), peer.connections) == (9, 1)
@@ -241,22 +224,6 @@ async def test_upload_is_not_read_faster_than_the_upstream_takes_it(transport: s
         await asyncio.wait({call})
 
 
-class Held:
-    """A body of two parts; the second waits for the test."""
-
-    def __init__(self) -> None:
-        self.go = asyncio.Event()
-        self.parts = [b"first", b"second"]
-
-    async def read(self) -> bytes:
-        if len(self.parts) == 1:
-            await self.go.wait()
-        return self.parts.pop(0) if self.parts else b""
-
-    async def aclose(self) -> None:
-        return None
-
-
 # httpcore reads no answer before it has sent the whole body.
 @pytest.mark.parametrize("transport", ["direct", HTTP2, "reqwest"])
 async def test_answer_may_begin_while_the_body_still_goes_up(transport: str, start: Callable) -> None:
@@ -349,13 +316,3 @@ async def test_time_the_client_needs_for_its_body_is_not_the_upstreams(
         assert not (await asyncio.wait({call}, timeout=0.5))[0]
         body.go.set()
         assert (await call)[2] == b"firstsecond"
-
-
-async def settled(value: Callable[[], int]) -> None:
-    """Wait until a number has not moved for a while."""
-    before, still = value(), 0
-    async with asyncio.timeout(10):
-        while still < 15:
-            await asyncio.sleep(0.02)
-            still = still + 1 if value() == before else 0
-            before = value()

@@ -11,25 +11,12 @@ import pytest
 from pyreqwest import exceptions as pyreqwest
 
 from backend import errors
-from backend.errors import (
-    GatewayError,
-    UpstreamGarbage,
-    UpstreamRefused,
-)
+from backend.errors import GatewayError, UpstreamGarbage, UpstreamRefused
 from backend.services.http_client import TIMEOUTS
 from backend.services.transports import MEANING, meaning_of
-
-from ..support.peer import Exchange
-from ..support.transports import (
-    MEGABYTE,
-    OK,
-    door,
-    echo,
-    saying,
-    start,
-    transport,
-)
-from ..support.upstream import HTTP2, Door, client_of
+from tests.support.peer import Exchange, echo
+from tests.support.transports import MEGABYTE, OK, door, saying, start, transport
+from tests.support.upstream import HTTP2, Door, client_of
 
 __all__ = ["door", "start", "transport"]
 

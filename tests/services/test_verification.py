@@ -18,6 +18,7 @@ from backend.services.database import Database
 from backend.services.mail import Letter, Mail
 from backend.services.verification import Verification
 from tests.models.conftest import app, database_url, empty_app, engine
+from tests.support.codes import wrong
 
 __all__ = ["app", "database_url", "empty_app", "engine"]
 
@@ -88,10 +89,6 @@ def desk(database: Database) -> Desk:
 
 async def add_user(database: Database, email: str) -> None:
     await database.run(lambda session: session.add(User(email=email, password_hash="x")))
-
-
-def wrong(code: str) -> str:
-    return f"{(int(code) + 1) % 1_000_000:06d}"
 
 
 @pytest.mark.asyncio

@@ -23,7 +23,7 @@ class Demo:
 
     @property
     def port(self) -> int:
-        return int(self.gateway.url.rpartition(":")[2])
+        return self.gateway.port
 
     async def sign_in(self) -> None:
         """Sign `http` in as the student, which ends that one's earlier session."""
@@ -45,6 +45,13 @@ class Demo:
         """Set a fault or the latency."""
         async with httpx.AsyncClient(trust_env=False) as http:
             (await http.put(f"{self.control}{path}", json=values)).raise_for_status()
+
+    async def hang(self) -> "asyncio.Task[httpx.Response]":
+        """Let the catalogue hang in previews, and ask for one that it is working on by then."""
+        await self.put("/faults", service="catalogue", fault="hang", path="/avatar/preview")
+        hanging = asyncio.ensure_future(self.preview())
+        await self.until_open(1)
+        return hanging
 
     async def clear_faults(self) -> None:
         async with httpx.AsyncClient(trust_env=False) as http:

@@ -7,6 +7,7 @@ from email.policy import HTTP
 from itertools import pairwise
 
 BOUNDARY = b"----WebKitFormBoundaryAbCdEf0123456789"
+MULTIPART = b"multipart/form-data; boundary=" + BOUNDARY
 
 
 class Pieces:

@@ -1,6 +1,7 @@
 """The existing frontend's side of the wire: its headers, its forms, and what it expects of an error."""
 
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,6 +79,10 @@ class Frontend:
         """The tutor's form for a new avatar: text fields first, then files as (file name, content)."""
         texts = {name: (None, value) for name, value in fields.items()}
         return await self.http.post("/api/avatar/add", files=texts | files, headers=self.headers)
+
+
+# `Frontend.multipart` or `Frontend.urlencoded`
+Send = Callable[..., Awaitable[httpx.Response]]
 
 
 def form_of(name: str = "New One") -> dict[str, str]:

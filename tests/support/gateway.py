@@ -172,6 +172,10 @@ class Spawned:
     process: subprocess.Popen[str] | Forked
     log: Path
 
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
     def stop(self, seconds: float = 30) -> int:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(seconds)

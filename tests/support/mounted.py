@@ -10,23 +10,14 @@ import pytest
 import pytest_asyncio
 
 from backend.services.forwarding import Upstream
-
-from .gateway import Served, free_port, mount, serving, settings_for
-from .peer import Exchange, Head, Peer, Script, until
-from .wire import Caller, Pair, Reply, call, calling, unanswering
+from tests.support.gateway import Served, free_port, mount, serving, settings_for
+from tests.support.peer import Exchange, Head, Peer, Script, echo, until
+from tests.support.wire import Caller, Pair, Reply, call, calling, unanswering
 
 MEGABYTE = 1 << 20
 OK = b"HTTP/1.1 200 OK\r\n"
 CLOSE = (b"Connection", b"close")
 ALL = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
-
-
-async def echo(exchange: Exchange) -> None:
-    await exchange.reply(await exchange.body())
-
-
-async def silent(exchange: Exchange) -> None:
-    await exchange.client_left()
 
 
 @dataclass

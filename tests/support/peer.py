@@ -136,8 +136,41 @@ def _parse(raw: bytes) -> Head:
     return Head(method, target, version, [(name, value.strip()) for name, value in pairs])
 
 
+# By length, in chunks, and without a body at all.
+FRAMINGS = (
+    b"Content-Length: 2\r\n\r\nok",
+    b"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+    b"Content-Length: 0\r\n\r\n",
+)
+
+
+async def echo(exchange: Exchange) -> None:
+    await exchange.reply(await exchange.body())
+
+
+async def silent(exchange: Exchange) -> None:
+    await exchange.client_left()
+
+
+async def in_turn(exchange: Exchange) -> None:
+    """Answer in each framing, one after another."""
+    await exchange.body()
+    await exchange.send(b"HTTP/1.1 200 OK\r\n" + FRAMINGS[exchange.number % len(FRAMINGS)])
+
+
 async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
     """Wait until a condition holds; fail after `seconds`."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - what is waited for knows of no event
             await asyncio.sleep(0.005)
+
+
+async def settled(value: Callable[[], int]) -> int:
+    """Wait until a number has not moved for a while, and return it."""
+    before, still = value(), 0
+    async with asyncio.timeout(15):
+        while still < 15:
+            await asyncio.sleep(0.02)
+            still = still + 1 if value() == before else 0
+            before = value()
+    return before

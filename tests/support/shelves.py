@@ -11,6 +11,7 @@ import httpx
 from sqlalchemy import select
 
 from backend.models import Chat, Message, Notification, StoredFile, User
+from tests.support.forms import MULTIPART
 from tests.support.frontend import Frontend
 from tests.support.gateway import Served, serving, settings_for
 from tests.support.index import Index, indexing
@@ -83,6 +84,12 @@ async def upload(user: Frontend, path: str, name: str, content: bytes, **fields:
 
 async def attach(user: Frontend, name: str, content: bytes, **fields: str) -> httpx.Response:
     return await upload(user, "/api/chat/upload", name, content, **fields)
+
+
+async def post(desk: Shelves, content: Any, content_type: bytes = MULTIPART) -> httpx.Response:
+    """Send a body of the test's own to where files are attached."""
+    headers = desk.student.headers | {"Content-Type": content_type.decode()}
+    return await desk.student.http.post("/api/chat/upload", content=content, headers=headers)
 
 
 async def teach(user: Frontend, name: str, content: bytes) -> httpx.Response:

@@ -6,10 +6,10 @@ from contextlib import AsyncExitStack
 import pytest
 import pytest_asyncio
 
-from .gateway import free_port
-from .http2_peer import Http2Peer
-from .peer import Exchange, Peer, Script
-from .upstream import HTTP2, Door, client_of
+from tests.support.gateway import free_port
+from tests.support.http2_peer import Http2Peer
+from tests.support.peer import Exchange, Peer, Script
+from tests.support.upstream import HTTP2, Door, client_of
 
 MEGABYTE = 1 << 20
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -50,14 +50,6 @@ def saying(*raw: bytes, close: bool = True) -> Script:
             await exchange.client_left()
 
     return script
-
-
-async def echo(exchange: Exchange) -> None:
-    await exchange.reply(await exchange.body())
-
-
-async def silent(exchange: Exchange) -> None:
-    await exchange.client_left()
 
 
 # pyreqwest 0.15 lets go of a call that is given up before its head came, but does not end it: the

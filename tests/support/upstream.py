@@ -1,5 +1,6 @@
 """The upstream client alone: opened on the test's own loop, called through either of its doors."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -12,9 +13,8 @@ from backend.services.http_client import TIMEOUTS, HttpClient
 from backend.services.policies import Timeouts
 from backend.services.streams import ByteStream
 from backend.services.transports import UpstreamCall
-
-from .gateway import KEY
-from .wire import Pair
+from tests.support.gateway import KEY
+from tests.support.wire import Pair
 
 HTTP2 = "direct over HTTP/2"
 GENEROUS = Timeouts(first_byte=10, idle=10, total=20)
@@ -31,6 +31,22 @@ async def client_of(transport: str, **over: Any) -> AsyncIterator[HttpClient]:
     async with HttpClient(settings) as client:
         yield client
     assert client.slots.in_use == 0, "a call kept its place"
+
+
+class Held:
+    """A body of two parts; the second waits for the test."""
+
+    def __init__(self) -> None:
+        self.go = asyncio.Event()
+        self.parts = [b"first", b"second"]
+
+    async def read(self) -> bytes:
+        if len(self.parts) == 1:
+            await self.go.wait()
+        return self.parts.pop(0) if self.parts else b""
+
+    async def aclose(self) -> None:
+        return None
 
 
 class Got:

@@ -1,34 +1,24 @@
 """Many connections to one upstream: how calls are spread over them, and what a bad one does to the rest."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from collections.abc import Callable
 
 import h2.settings
 import pytest
-import pytest_asyncio
 
 from backend.errors import Overloaded, UpstreamConnectTimeout, UpstreamRefused
 from backend.services.http2 import frames
+from tests.support.gateway import free_port
+from tests.support.http2_door import start
+from tests.support.http2_peer import Stream, listening
+from tests.support.peer import until
+from tests.support.upstream import HTTP2, Door, client_of
 
-from ...support.gateway import free_port
-from ...support.http2_peer import Http2Peer, Script, Stream, listening
-from ...support.peer import until
-from ...support.upstream import HTTP2, Door, client_of
+__all__ = ["start"]
 
 pytestmark = pytest.mark.asyncio
 
 PATIENCE = 15.0
-
-
-@pytest_asyncio.fixture
-async def start() -> AsyncIterator[Callable]:
-    async with AsyncExitStack() as stack:
-
-        async def started(script: Script, **more: object) -> Http2Peer:
-            return await stack.enter_async_context(Http2Peer(script, **more))
-
-        yield started
 
 
 class Gate:
