@@ -113,7 +113,7 @@ def create_app(settings: Settings) -> Application:
         threads=threads,
         observer=observer,
         timed=settings.gateway_figures,
-        follow=None if tracer is None else tracer.begun,
+        tracer=tracer,
     )
     bridge.at_stop.append(gateway.viewers.close)
     gateway.watching.face.bridge = bridge

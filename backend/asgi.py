@@ -21,9 +21,8 @@ from backend.exchange import CURRENT, SEND_STALL_SECONDS, Exchange, Send
 from backend.request_body import Receive, RequestBody, Scope
 from backend.responses import EXCHANGE, GatewayResponse
 from backend.routing import ROUTE, Matches, NoSession
-from backend.services.headers import Headers
 from backend.services.threads import Threads
-from backend.services.traces import Trace
+from backend.services.traces import Tracer
 from backend.shortcut import Shortcut, direct
 from backend.websockets import Handshake
 from backend.wsgi import BackgroundLoop, Life
@@ -75,9 +74,9 @@ class Bridge:
         threads: Threads,
         observer: Observer,
         timed: bool = False,
-        follow: Callable[[Headers], Trace | None] | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
-        self._follow = follow
+        self._tracer = tracer
         self._flask = flask
         self._life = life
         self._observer = observer
@@ -124,8 +123,8 @@ class Bridge:
             timed=self._timed,
             stall_seconds=self.stall_seconds,
         )
-        if self._follow is not None:
-            exchange.trail.trace = self._follow(scope["headers"])
+        if self._tracer is not None and exchange.trail.began >= self._tracer.rests_until:
+            exchange.trail.trace = self._tracer.begun(scope["headers"])
         self.in_flight += 1
         CURRENT.set(exchange)
         try:

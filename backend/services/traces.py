@@ -162,7 +162,7 @@ class Tracer:
         *,
         most_a_second: int,
         waiting: int = MOST_WAITING,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._make_outlet = outlet
         self._most_a_second = most_a_second
@@ -170,6 +170,8 @@ class Tracer:
         self._clock = clock
         self._second = -1
         self._begun = 0
+        # By the clock of trails; most requests come before it, and need not ask.
+        self.rests_until = 0.0
         self._waiting: deque[Span] = deque()
         self._some = threading.Event()
         self._closing = threading.Event()
@@ -200,15 +202,17 @@ class Tracer:
 
         A client that follows it goes first, and is believed as to the trace, not as to the effort.
         """
-        second = int(self._clock())
-        if second != self._second:
-            self._second, self._begun = second, 0
-        if self._begun >= self._most_a_second:  # before the headers are read: so it is for most requests
+        now = self._clock()
+        if now < self.rests_until:
             return None
         parent = parent_of(headers)
         if parent is not None and not parent.sampled:
             return None
+        if int(now) != self._second:
+            self._second, self._begun = int(now), 0
         self._begun += 1
+        if self._begun >= self._most_a_second:
+            self.rests_until = self._second + 1.0
         if parent is None:
             return Trace(self, new_trace_id(), None)
         return Trace(self, parent.trace_id, parent.span_id)

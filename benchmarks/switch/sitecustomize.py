@@ -13,7 +13,7 @@ STOP, RESUME = signal.SIGRTMIN + 1, signal.SIGRTMIN + 2
 # Class of the gateway -> attribute -> its value while nothing is noted.
 SWITCHES: dict[str, dict[str, Any]] = {
     "backend.observer.Observer": {"_figures": None},
-    "backend.asgi.Bridge": {"_timed": False, "_follow": None},
+    "backend.asgi.Bridge": {"_timed": False, "_tracer": None},
 }
 _found: list[tuple[Any, dict[str, Any]]] = []
 

@@ -120,6 +120,7 @@ def test_no_client_can_have_more_followed_than_there_is_room_for() -> None:
     with tracing(Collector(), clock) as tracer:
         followed = [tracer.begun(PARENT if number % 2 else []) for number in range(1000)]
         assert sum(trace is not None for trace in followed) == 100
+        assert clock.now < tracer.rests_until == int(clock.now) + 1, "who comes before need not ask"
         clock.now += 1
         assert tracer.begun(PARENT) is not None
 
