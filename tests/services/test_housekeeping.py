@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -389,8 +390,12 @@ async def test_storm_of_starts_and_releases_leaves_exactly_what_is_owned(
         for _ in range(3):
             await kept.later(1)
         await met(lambda found: all(row.state in (READY, UNSURE) for row in found), database)
-        owned = [row.avatar for row in await rows(database) if row.state == READY]
-        assert manager.connections == {avatar: owned.count(avatar) for avatar in set(owned)}
+        found = await rows(database)
+        owned = Counter(row.avatar for row in found if row.state == READY)
+        # An end whose answer was lost may be counted until it is settled; nothing else is.
+        unsure = Counter(row.avatar for row in found if row.state == UNSURE)
+        counted = Counter(manager.connections)
+        assert owned <= counted <= owned + unsure
         for number in range(1, 11):
             await kept.sessions.release(number)
         await until(lambda: not manager.connections)
