@@ -20,26 +20,23 @@ class Observer:
         self._figures = figures
 
     def __call__(self, exchange: Exchange) -> None:
-        status = exchange.status or 0
-        if exchange.trail.watches and exchange.broken is None:
+        status, trail = exchange.status or 0, exchange.trail
+        if trail.watches and exchange.broken is None:
             return
         trouble = None
         if status >= 400 or status == 0 or exchange.client_gone or exchange.broken is not None:
             trouble = trouble_of(exchange)
-        if exchange.trail.trace is not None:
-            _followed(exchange, exchange.trail.trace, trouble)
+        if trail.trace is not None:
+            _followed(exchange, trail.trace, trouble)
         if self._figures is not None:
             kind = LEFT if exchange.client_gone else BROKEN if exchange.broken else KINDS[status // 100]
-            self._figures.count(
-                exchange.trail,
-                exchange.scope["method"],
-                kind,
-                trouble,
-                exchange.received_bytes,
-                exchange.sent_bytes,
+            if exchange.relay is None:
+                received, took = exchange.body.count, None
+            else:
                 # A WebSocket's hours would make every percentile meaningless: its handshake counts.
-                exchange.trail.head if exchange.relay is not None else None,
-            )
+                received, took = exchange.relay.received_bytes, trail.head
+            method, sent = exchange.scope["method"], exchange.sent_bytes
+            self._figures.count(trail, method, kind, trouble, received, sent, took)
         self._log(exchange, trouble)
 
 

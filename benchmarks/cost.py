@@ -42,8 +42,8 @@ class Round:
 
     @property
     def call(self) -> float:
-        """How much more a call costs, in percent: the middle of the turns."""
-        return (Spread.of(ratios(self.on, self.off)).middle - 1) * PERCENT
+        """How much more a call costs, in percent of the turns on both sides: the middle of them."""
+        return (Spread.of(ratios(self.on, self._not_noted)).middle - 1) * PERCENT
 
     @property
     def noise(self) -> float:
@@ -62,7 +62,12 @@ class Round:
 
     @property
     def microseconds(self) -> float:
-        return Spread.of(differences(self.on, self.off)).middle * 1e6
+        return Spread.of(differences(self.on, self._not_noted)).middle * 1e6
+
+    @property
+    def _not_noted(self) -> list[float]:
+        """Noted turns are between the two others: whatever changes slowly changes both."""
+        return [(one + other) / 2 for one, other in zip(self.off, self.again, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ class Ended:
     broken: errors.GatewayError | None = None
     trouble: type[errors.GatewayError] | None = None
     sent_bytes: int = 3
-    received_bytes: int = 2
+    body: Any = field(default_factory=lambda: SimpleNamespace(count=2))
     relay: Any = None
     trail: Trail = field(default_factory=Trail)
     scope: dict[str, str] = field(default_factory=lambda: {"method": "GET"})
@@ -56,7 +56,7 @@ def test_an_exchange_is_counted_by_its_answer_and_who_is_to_blame(
 
 def test_hours_of_a_websocket_are_no_duration_of_a_request() -> None:
     figures, silent = Figures(), cast(Any, lambda exchange, found: None)
-    ended = Ended(101, relay=SimpleNamespace())
+    ended = Ended(101, relay=SimpleNamespace(received_bytes=7))
     ended.trail.began -= 7200
     ended.trail.head = 0.25
     Observer(silent, figures)(cast(Any, ended))

@@ -64,8 +64,9 @@ class Figures:
         if now >= self._slot_ends:
             self._turn(now)
         seconds = now - trail.began if took is None else took
-        self._noted.append((trail, seconds, method, kind, trouble, received, sent))
-        if len(self._noted) >= AT_ONCE:
+        noted = self._noted
+        noted.append((trail, seconds, method, kind, trouble, received, sent))
+        if len(noted) >= AT_ONCE:
             self._sort_in()
 
     def _sort_in(self) -> None:
