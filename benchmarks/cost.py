@@ -66,7 +66,7 @@ class Round:
 
     @property
     def _not_noted(self) -> list[float]:
-        """Noted turns are between the two others: whatever changes slowly changes both."""
+        """Both turns without notes, whose mean varies less than either."""
         return [(one + other) / 2 for one, other in zip(self.off, self.again, strict=True)]
 
 
