@@ -22,6 +22,7 @@ from backend.config import Settings, load
 from tests.support.demo import Demo, demo
 from tests.support.gateway import ROOT, clean_environment
 from tests.support.peer import until
+from tests.support.ports import free_port
 from tests.support.tls import certificate
 
 DEPLOY = ROOT / "deploy"
@@ -84,9 +85,7 @@ async def test_what_the_image_holds_serves_and_its_health_check_agrees(image: Pa
     words = dict(instructions())
     command = [*json.loads(words["ENTRYPOINT"]), *json.loads(words["CMD"])]
     check = json.loads(words["HEALTHCHECK"].partition("CMD ")[2])
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = str(sock.getsockname()[1])
+    port = str(free_port())
     inside = {"HOST": "127.0.0.1", "PORT": port, "GATEWAY_INSTANCE_DIR": str(tmp_path / "data")}
     environment = clean_environment(**(image_environment() | inside))
     environment.pop("PYTHONPATH", None)
@@ -181,9 +180,7 @@ def have_nginx() -> None:
 def nginx(folder: Path, gateway_port: int) -> Iterator[int]:
     """Run nginx with the file of `deploy/`, other ports and the test's own certificate; give its port."""
     made = certificate(folder)
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = int(sock.getsockname()[1])
+    port = free_port()
     text = (DEPLOY / "nginx.conf").read_text()
     for written, here in (
         ("listen 443 ssl", f"listen 127.0.0.1:{port} ssl"),

@@ -6,7 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.support.gateway import KEY, ROOT, clean_environment, free_port
+from tests.support.gateway import KEY, ROOT, clean_environment
+from tests.support.ports import free_port
 
 
 def flask(folder: Path, *arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]":

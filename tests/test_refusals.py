@@ -17,7 +17,8 @@ from backend.services.http_client import HttpClient
 from backend.services.policies import Timeouts
 from backend.shortcut import direct
 from tests.support.bridge import bridged
-from tests.support.gateway import KEY, free_port
+from tests.support.gateway import KEY
+from tests.support.ports import free_port
 
 CALLS = 20
 # What werkzeug's matcher leaves of a path that leads nowhere, with room for a line more.

@@ -14,7 +14,8 @@ import pytest
 
 from tests.support.demo import greeting
 from tests.support.forks import completed
-from tests.support.gateway import KEY, ROOT, clean_environment, free_port, spawned
+from tests.support.gateway import KEY, ROOT, clean_environment, spawned
+from tests.support.ports import free_port
 
 SECRET = "s3cr3t-that-nobody-may-see-in-any-log"
 

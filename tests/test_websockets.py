@@ -11,8 +11,9 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from tests.support.gateway import Spawned, free_port, mount, spawned
+from tests.support.gateway import Spawned, mount, spawned
 from tests.support.peer import Exchange, Peer, until
+from tests.support.ports import free_port
 from tests.support.tls import certificate
 from tests.support.websocket import (
     BINARY,

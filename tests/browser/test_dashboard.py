@@ -17,7 +17,8 @@ from playwright.async_api import Browser, Page, expect
 from tests.browser.conftest import Watched
 from tests.browser.contrast import CONTRAST, LEAST_CONTRAST
 from tests.support.demo import Demo
-from tests.support.gateway import free_port, spawned
+from tests.support.gateway import spawned
+from tests.support.ports import free_port
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
 

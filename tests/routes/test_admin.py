@@ -15,9 +15,10 @@ from backend.demo.world import World
 from backend.models import ActionLog, StoredFile, User
 from tests.routes.conftest import Stage
 from tests.support.frontend import Frontend, good, refused
-from tests.support.gateway import PASSWORD, Served, free_port, serving
+from tests.support.gateway import PASSWORD, Served, serving
 from tests.support.peer import Exchange, Peer
 from tests.support.pictures import picture
+from tests.support.ports import free_port
 
 USER = {
     "id",

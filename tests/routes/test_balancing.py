@@ -13,8 +13,9 @@ import pytest
 from tests.support.chat_model import ChatModel
 from tests.support.demo import demo
 from tests.support.frontend import Frontend, good, hidden, refused
-from tests.support.gateway import Served, free_port, mount, serving, settings_for
+from tests.support.gateway import Served, mount, serving, settings_for
 from tests.support.peer import Exchange, Peer, Script, echo, until
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.asyncio
 

@@ -8,8 +8,9 @@ import pytest
 
 from tests.support.chat_model import FINISHED, Cast, ChatModel, understood
 from tests.support.frontend import Frontend, refused
-from tests.support.gateway import Served, free_port, serving, settings_for
+from tests.support.gateway import Served, serving, settings_for
 from tests.support.peer import Exchange
+from tests.support.ports import free_port
 from tests.support.questions import answered, ask
 
 

@@ -14,8 +14,9 @@ from backend.services.answering import BROKE_OFF
 from backend.services.model import Patience
 from tests.support.chat_model import FINISHED, Cast, ChatModel, chunk, event, understood
 from tests.support.frontend import Frontend, refused
-from tests.support.gateway import Served, free_port, serving, settings_for
+from tests.support.gateway import Served, serving, settings_for
 from tests.support.peer import Exchange, until
+from tests.support.ports import free_port
 from tests.support.questions import answered, ask, tab
 
 # What the model does before its first word, and the status that must come of it.

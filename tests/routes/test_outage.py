@@ -10,8 +10,9 @@ import pytest
 
 from backend.services.breaker import FAILURES
 from tests.support.frontend import Frontend, good, hidden, refused
-from tests.support.gateway import Served, free_port, mount, serving, settings_for
+from tests.support.gateway import Served, mount, serving, settings_for
 from tests.support.peer import Exchange, Peer, until
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.asyncio
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from backend.config import SettingsError
-from tests.support.gateway import free_port, mount, serving, settings_for
+from tests.support.gateway import mount, serving, settings_for
 from tests.support.peer import Exchange, Peer, silent, until
+from tests.support.ports import free_port
 from tests.support.sockets import gateway_over, refused
 from tests.support.steering import TARGETS
 from tests.support.websocket import TEXT, Frame, accepted, asked, dialled, echo

@@ -18,8 +18,9 @@ from backend.config import Settings
 from backend.services.span_export import TraceFile
 from tests.support.disk import small_disk
 from tests.support.frontend import Frontend, good
-from tests.support.gateway import free_port, mount, serving, settings_for, spawned
+from tests.support.gateway import mount, serving, settings_for, spawned
 from tests.support.peer import Exchange, Peer, until
+from tests.support.ports import free_port
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 PARENT = {"traceparent": f"00-{TRACE}-{SPAN}-01", "tracestate": "rojo=1"}

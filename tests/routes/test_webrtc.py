@@ -10,8 +10,9 @@ from backend.demo.faults import Switch
 from backend.demo.world import World
 from tests.routes.conftest import Stage
 from tests.support.frontend import VOICE, Frontend, good, refused
-from tests.support.gateway import Served, free_port, serving
+from tests.support.gateway import Served, serving
 from tests.support.peer import Exchange, Peer, Script, until
+from tests.support.ports import free_port
 
 OFFER = {"sdp": "v=0\r\n", "type": "offer"}
 AGREED = b'{"sdp":"v=0\\r\\n","type":"answer","sessionid":123456}'

@@ -10,9 +10,9 @@ from backend.services import change_feed
 from backend.services.change_feed import ChangeFeed
 from backend.services.redis_link import RedisLink, linked
 from benchmarks.stores import OwnRedis
-from tests.support.gateway import free_port
 from tests.support.own_stores import own_redis
 from tests.support.peer import until
+from tests.support.ports import free_port
 
 NOBODY = f"redis://127.0.0.1:{free_port()}/0"
 OTHER = "0123456789abcdef"

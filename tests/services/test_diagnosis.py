@@ -20,7 +20,8 @@ from backend.config import Settings
 from backend.services import diagnosis
 from backend.services.database import Database, attach, upgrade
 from backend.services.diagnosis import Finding, findings
-from tests.support.gateway import free_port, settings_for
+from tests.support.gateway import settings_for
+from tests.support.ports import free_port
 from tests.support.tls import certificate
 
 

@@ -19,8 +19,8 @@ from backend.services.forwarding import Forwarder, Rules, Upstream
 from backend.services.http_client import HttpClient
 from backend.services.policies import Timeouts
 from tests.support.forwarding import Body, answering, breaking, client, refused, request, told
-from tests.support.gateway import free_port
 from tests.support.peer import Peer, echo, silent, until
+from tests.support.ports import free_port
 from tests.support.upstream import GENEROUS, client_of
 
 __all__ = ["client"]

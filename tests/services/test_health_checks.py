@@ -9,8 +9,8 @@ import pytest
 
 from backend.services.forwarding import Forwarder, Upstream
 from backend.services.health_checks import HealthChecks
-from tests.support.gateway import free_port
 from tests.support.peer import Exchange, Peer, Script, silent, until
+from tests.support.ports import free_port
 from tests.support.upstream import GENEROUS, client_of
 from tests.support.wire import unanswering
 

@@ -29,10 +29,10 @@ from backend.services.library import Library
 from backend.services.uploads import DEAD_AFTER, Sent
 from tests.support.documents import TEXT
 from tests.support.forms import MULTIPART, Part, Pieces, written
-from tests.support.gateway import free_port
 from tests.support.index import Index
 from tests.support.index import indexing as running_index
 from tests.support.peer import until
+from tests.support.ports import free_port
 from tests.support.upstream import client_of
 
 ADA = 1

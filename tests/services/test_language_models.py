@@ -5,8 +5,8 @@ import pytest
 from backend.services import language_models
 from backend.services.forwarding import Forwarder, Upstream
 from backend.services.language_models import LanguageModels
-from tests.support.gateway import free_port
 from tests.support.peer import Exchange, Peer
+from tests.support.ports import free_port
 from tests.support.upstream import client_of
 
 

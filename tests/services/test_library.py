@@ -22,8 +22,8 @@ from backend.services.library import PUBLIC, Document, Form, Library, Removed, S
 from backend.services.policies import Timeouts
 from tests.support.documents import TEXT
 from tests.support.forms import Part, Pieces, parsed
-from tests.support.gateway import free_port
 from tests.support.index import Index, indexing
+from tests.support.ports import free_port
 from tests.support.upstream import client_of
 
 ADA = Shelf(7)

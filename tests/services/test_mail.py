@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from backend.errors import MailUnavailable, Overloaded, StoreUnavailable
 from backend.services.mail import Letter, Mail, Outcome
 from backend.services.mail_server import Server, mailable
-from tests.support.gateway import free_port, settings_for
+from tests.support.gateway import settings_for
 from tests.support.mail import Mailbox, receiving
 from tests.support.peer import until
+from tests.support.ports import free_port
 from tests.support.tls import Certificate, certificate
 
 SENDER = "gateway@school.example"

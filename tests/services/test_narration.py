@@ -13,8 +13,8 @@ from backend.services.managed_fleet import ManagedFleet
 from backend.services.narration import MOST_WAITING, Narration
 from backend.services.seats import Seat
 from tests.support.chat_model import Instance
-from tests.support.gateway import free_port
 from tests.support.peer import Exchange, Peer, until
+from tests.support.ports import free_port
 from tests.support.upstream import client_of
 
 ADA, BOB = 1, 2

@@ -17,8 +17,8 @@ from backend.services.forwarding import Forwarder, Upstream
 from backend.services.loop_lag import LoopLag
 from backend.services.policies import Timeouts
 from backend.services.readiness import Readiness, Report, files_check, loop_check, places_check
-from tests.support.gateway import free_port
 from tests.support.peer import Exchange, Peer, until
+from tests.support.ports import free_port
 from tests.support.upstream import client_of
 
 

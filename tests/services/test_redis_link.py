@@ -9,9 +9,9 @@ from backend.config import SettingsError
 from backend.services import redis_link
 from backend.services.redis_link import RedisAway, RedisLink, linked
 from benchmarks.stores import OwnRedis
-from tests.support.gateway import free_port
 from tests.support.own_stores import own_redis
 from tests.support.peer import until
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.asyncio
 

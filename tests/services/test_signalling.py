@@ -7,8 +7,8 @@ from backend.services.headers import NO_CREDENTIALS, Origin
 from backend.services.managed_fleet import ManagedFleet
 from backend.services.seats import Seat
 from backend.services.signalling import ALLOWED, Signalling
-from tests.support.gateway import free_port
 from tests.support.peer import Exchange, Peer
+from tests.support.ports import free_port
 from tests.support.upstream import client_of
 
 ORIGIN = Origin("192.0.2.7", "http", b"gateway.test", "1.1", "0123456789abcdef")

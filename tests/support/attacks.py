@@ -24,7 +24,7 @@ STREAM_SECONDS = 5.0
 class Attack:
     """A script, and what must come of it: one of these error codes, a cut body, or a whole one.
 
-    `poisons`: what it says beyond the answer must end the connection.
+    `poisons`: what it says beyond the answer must end the connection. `hangs`: only a limit of time ends it.
     """
 
     script: Script
@@ -33,6 +33,7 @@ class Attack:
     whole: bytes | None = None
     method: str = "GET"
     poisons: bool = False
+    hangs: bool = False
 
 
 def says(*parts: bytes, then: str = "close", pause: float = 0.0) -> Script:
@@ -82,6 +83,11 @@ def with_head(lines: bytes, body: bytes = b"hello") -> Attack:
 def chunks(raw: bytes) -> Attack:
     """A body whose framing breaks after its head."""
     return Attack(says(CHUNKED + raw, then="hold"), EITHER, cut=True)
+
+
+def hanging(*parts: bytes, pause: float = 0.0, cut: bool = False) -> Attack:
+    """An answer that stops and holds the connection."""
+    return Attack(says(*parts, then="hold", pause=pause), LATE, cut=cut, hangs=True)
 
 
 FRAMING: Mapping[str, Attack] = {
@@ -176,17 +182,15 @@ HEADS: Mapping[str, Attack] = {
 SILENCE: Mapping[str, Attack] = {
     "closed at once": Attack(says(b""), BROKEN),
     "reset at once": Attack(says(b"", then="reset"), BROKEN),
-    "hangs before the head": Attack(says(b"", then="hold"), LATE),
-    "hangs in the status line": Attack(says(b"HTTP/1.1 2", then="hold"), LATE),
-    "hangs in the head": Attack(says(OK + b"Content-Le", then="hold"), LATE),
-    "hangs after an interim answer": Attack(says(b"HTTP/1.1 100 Continue\r\n\r\n", then="hold"), LATE),
-    "head byte by byte": Attack(
-        says(*[bytes([byte]) for byte in OK + b"X: " + b"a" * 400], then="hold", pause=0.02), LATE
-    ),
-    "hangs after the head": Attack(says(OK + b"Content-Length: 5\r\n\r\n", then="hold"), cut=True),
-    "hangs in the body": Attack(says(OK + b"Content-Length: 5\r\n\r\nhel", then="hold"), cut=True),
-    "hangs before the last chunk": Attack(says(CHUNKED + b"5\r\nhello\r\n", then="hold"), cut=True),
-    "hangs amid a body to the end": Attack(says(OK + b"\r\nhello", then="hold"), cut=True),
+    "hangs before the head": hanging(b""),
+    "hangs in the status line": hanging(b"HTTP/1.1 2"),
+    "hangs in the head": hanging(OK + b"Content-Le"),
+    "hangs after an interim answer": hanging(b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "head byte by byte": hanging(*[bytes([byte]) for byte in OK + b"X: " + b"a" * 400], pause=0.02),
+    "hangs after the head": hanging(OK + b"Content-Length: 5\r\n\r\n", cut=True),
+    "hangs in the body": hanging(OK + b"Content-Length: 5\r\n\r\nhel", cut=True),
+    "hangs before the last chunk": hanging(CHUNKED + b"5\r\nhello\r\n", cut=True),
+    "hangs amid a body to the end": hanging(OK + b"\r\nhello", cut=True),
     "reset after the head": Attack(says(OK + b"Content-Length: 5\r\n\r\n", then="reset"), cut=True),
     "whole, byte by byte": Attack(
         says(*[bytes([b]) for b in OK + b"Content-Length: 5\r\n\r\nhello"], then="wait", pause=0.002),

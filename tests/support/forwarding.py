@@ -10,8 +10,8 @@ from backend.services.forwarding import Forwarder, Inbound, Rules, Upstream
 from backend.services.headers import Origin
 from backend.services.http_client import HttpClient
 from backend.services.streams import ByteStream, read_whole
-from tests.support.gateway import free_port
 from tests.support.peer import Exchange, echo
+from tests.support.ports import free_port
 from tests.support.upstream import GENEROUS, client_of
 from tests.support.wire import Pair
 

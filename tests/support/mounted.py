@@ -10,8 +10,9 @@ import pytest
 import pytest_asyncio
 
 from backend.services.forwarding import Upstream
-from tests.support.gateway import Served, free_port, mount, serving, settings_for
+from tests.support.gateway import Served, mount, serving, settings_for
 from tests.support.peer import Exchange, Head, Peer, Script, echo, until
+from tests.support.ports import free_port
 from tests.support.wire import Caller, Pair, Reply, call, calling, unanswering
 
 MEGABYTE = 1 << 20

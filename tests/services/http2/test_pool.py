@@ -8,10 +8,10 @@ import pytest
 
 from backend.errors import Overloaded, UpstreamConnectTimeout, UpstreamRefused
 from backend.services.http2 import frames
-from tests.support.gateway import free_port
 from tests.support.http2_door import start
 from tests.support.http2_peer import Stream, listening
 from tests.support.peer import until
+from tests.support.ports import free_port
 from tests.support.upstream import HTTP2, Door, client_of
 
 __all__ = ["start"]
