@@ -42,8 +42,8 @@ class Round:
 
     @property
     def call(self) -> float:
-        """How much more a call costs, in percent of the turns on both sides: the middle of them."""
-        return (Spread.of(ratios(self.on, self._not_noted)).middle - 1) * PERCENT
+        """How much more a call costs when it is noted, in percent: the middle of all pairs of neighbours."""
+        return (Spread.of(self._pairs(ratios)).middle - 1) * PERCENT
 
     @property
     def noise(self) -> float:
@@ -62,12 +62,11 @@ class Round:
 
     @property
     def microseconds(self) -> float:
-        return Spread.of(differences(self.on, self._not_noted)).middle * 1e6
+        return Spread.of(self._pairs(differences)).middle * 1e6
 
-    @property
-    def _not_noted(self) -> list[float]:
-        """Both turns without notes, whose mean varies less than either."""
-        return [(one + other) / 2 for one, other in zip(self.off, self.again, strict=True)]
+    def _pairs(self, compared: Callable[[Sequence[float], Sequence[float]], Sequence[float]]) -> list[float]:
+        """Each turn with each of the two beside it: a mean of both would be above most turns of a busy machine."""
+        return [*compared(self.on, self.off), *compared(self.on, self.again)]
 
 
 @dataclass(frozen=True)

@@ -52,10 +52,10 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = command.parser("benchmarks.seeing", "Measure what figures, Server-Timing and the log cost.")
     parser.add_argument("--rounds", type=command.whole(1, 100), default=4, metavar="N")
     parser.add_argument(
-        "--turns", type=command.whole(3, 10_000), default=200, metavar="N", help="of each round"
+        "--turns", type=command.whole(3, 10_000), default=500, metavar="N", help="of each round"
     )
     parser.add_argument(
-        "--calls", type=command.whole(10, 100_000), default=100, metavar="N", help="of each turn"
+        "--calls", type=command.whole(10, 100_000), default=40, metavar="N", help="of each turn"
     )
     parser.add_argument(
         "--everything",

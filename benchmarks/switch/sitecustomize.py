@@ -15,21 +15,29 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "backend.observer.Observer": {"_figures": None},
     "backend.asgi.Bridge": {"_timed": False, "_tracer": None},
 }
-_found: list[tuple[Any, dict[str, Any]]] = []
+Found = list[tuple[Any, dict[str, Any]]]
+_found: Found | None = None
 
 
 def _switch(number: int, _: FrameType | None) -> None:
-    if not _found:
-        gc.unfreeze()  # what the gateway froze at its start is not listed
-        for one in gc.get_objects():
-            attributes = SWITCHES.get(f"{type(one).__module__}.{type(one).__qualname__}")
-            if attributes is not None:
-                _found.append((one, {name: getattr(one, name) for name in attributes}))
-        gc.freeze()
+    global _found
+    if _found is None:  # once, also in a process that serves nobody and has nothing to switch
+        _found = _all()
     for one, values in _found:
         off = SWITCHES[f"{type(one).__module__}.{type(one).__qualname__}"]
         for name, value in (off if number == STOP else values).items():
             setattr(one, name, value)
+
+
+def _all() -> Found:
+    gc.unfreeze()  # what the gateway froze at its start is not listed
+    found: Found = []
+    for one in gc.get_objects():
+        attributes = SWITCHES.get(f"{type(one).__module__}.{type(one).__qualname__}")
+        if attributes is not None:
+            found.append((one, {name: getattr(one, name) for name in attributes}))
+    gc.freeze()
+    return found
 
 
 signal.signal(STOP, _switch)
