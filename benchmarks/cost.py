@@ -65,7 +65,7 @@ class Round:
         return Spread.of(self._pairs(differences)).middle * 1e6
 
     def _pairs(self, compared: Callable[[Sequence[float], Sequence[float]], Sequence[float]]) -> list[float]:
-        """Each turn with each of the two beside it: a mean of both would be above most turns of a busy machine."""
+        """Each turn with both beside it, one by one: their mean is above most turns of a busy machine."""
         return [*compared(self.on, self.off), *compared(self.on, self.again)]
 
 

@@ -145,10 +145,11 @@ def test_times_that_answers_tell_are_set_beside_those_outside() -> None:
 
 
 def test_what_seeing_costs_is_compared_turn_by_turn() -> None:
-    cost = Round([105e-6, 210e-6], [99e-6, 198e-6], [101e-6, 202e-6], second_on=0.025, second_off=0.02)
+    off, again = [100e-6, 200e-6, 100e-6], [102e-6, 204e-6, 100e-6]
+    cost = Round([105e-6, 210e-6, 105e-6], off, again, second_on=0.025, second_off=0.02)
     assert cost.call == pytest.approx(5)
-    assert cost.noise == pytest.approx(2 / 0.99)
-    assert cost.microseconds == pytest.approx(7.5)
+    assert cost.noise == pytest.approx(2)
+    assert cost.microseconds == pytest.approx(5)
     assert cost.second == pytest.approx(0.5)
     assert cost.whole == pytest.approx(5.5)
 
