@@ -26,7 +26,8 @@ from tests.support.peer import until
 
 MEGABYTE = 1 << 20
 EMAIL = "student@test.local"
-MOST_GROWTH = 32 * MEGABYTE
+# Of 21 files with 410 MB: what the first uploads import, and what a busy machine holds of each.
+MOST_GROWTH = 64 * MEGABYTE
 
 
 def make_account(folder: Path) -> None:

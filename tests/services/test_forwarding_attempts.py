@@ -165,18 +165,18 @@ async def test_another_attempt_never_begins_after_the_last_moment(client: HttpCl
 async def test_total_time_counts_over_all_attempts(client: HttpClient) -> None:
     async def script(exchange: Exchange) -> None:
         if exchange.number == 1:
-            await asyncio.sleep(0.4)
+            await asyncio.sleep(0.6)
             exchange.reset()
         else:
             await exchange.client_left()
 
     async with Peer(script) as peer:
-        rules = Rules(Timeouts(first_byte=10, idle=10, total=1.0))
+        rules = Rules(Timeouts(first_byte=10, idle=10, total=2.0))
         began = asyncio.get_running_loop().time()
         with pytest.raises(UpstreamTotalTimeout):
             await told(Forwarder(client), Upstream.at("x", peer.url), request(), rules=rules)
         assert len(peer.heads) == 2
-        assert asyncio.get_running_loop().time() - began < 1.35
+        assert asyncio.get_running_loop().time() - began < 2.55
 
 
 @pytest.mark.parametrize("calls", [10, 60, 100])
