@@ -3,16 +3,15 @@
 import asyncio
 import sys
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from sqlalchemy import Engine, event
 
-# Each client of httpx would read the certificates of all authorities: 25 ms, a thousand times.
-httpx._transports.default.create_ssl_context = cache(httpx._transports.default.create_ssl_context)
+from tests.support import thrift
+
+thrift.begin()
 
 BACKEND = str(Path(__file__).parents[1] / "backend")
 # What tests use themselves to prepare and to look: they may hold up a loop of their own.

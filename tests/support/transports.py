@@ -6,9 +6,9 @@ from contextlib import AsyncExitStack
 import pytest
 import pytest_asyncio
 
-from tests.support.ports import free_port
 from tests.support.http2_peer import Http2Peer
 from tests.support.peer import Exchange, Peer, Script
+from tests.support.ports import free_port
 from tests.support.upstream import HTTP2, Door, client_of
 
 MEGABYTE = 1 << 20
