@@ -19,9 +19,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from backend.app import create_app
 from backend.config import load
+from backend.services.database import upgrade
 from tests.support.demo import demo
-from tests.support.gateway import ROOT, clean_environment
+from tests.support.gateway import ROOT, clean_environment, settings_for
 from tests.support.stores import store_url
 from tests.support.tls import certificate
 from tests.test_docs import PAGES, code_lines, read
@@ -302,7 +304,7 @@ def test_backup_is_made(command: str, place: Place, tmp_path: Path) -> None:
         if os.environ.get("CI") == "true":
             pytest.fail(missing)
         pytest.skip(missing)
-    place.run(".venv/bin/flask --app run:flask_app users list")  # makes the tables
+    upgrade(create_app(settings_for(place.folder / "instance")).flask)
     (place.folder / "instance" / "files").mkdir(exist_ok=True)
     (place.folder / "instance" / "files" / "one").write_text("kept")
     (tmp_path / "backup").mkdir()
