@@ -1,25 +1,14 @@
+"""Settings: their defaults, their sources, and what is said of a bad one."""
+
 import json
 import os
-import re
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from backend.app import create_app
 from backend.config import Settings, SettingsError, load
-from tests.support.gateway import mount, settings_for
-
-SECRET = "s3cr3t-that-nobody-may-see"
-
-
-def problem(**environ: str) -> str:
-    """What the settings' reader says about an environment."""
-    with pytest.raises(SettingsError) as caught:
-        load(environ, None)
-    return str(caught.value)
+from tests.support.environment import SECRET, problem
+from tests.support.gateway import mount
 
 
 def test_no_environment_at_all_gives_the_defaults() -> None:
@@ -61,11 +50,6 @@ def test_every_service_and_mount_takes_several_addresses() -> None:
     assert {getattr(settings, name.lower()) for name in names} == {both}
     assert [one.upstream for one in settings.gateway_mounts] == [both, ("http://c:3", "http://d:4")]
     assert [settings.http_version_of(url) for url in (*both, "http://c:3")] == ["2", "2", "auto"]
-
-
-def test_two_mounts_of_one_upstream_need_one_http_version() -> None:
-    mounts = [mount("/a", "http://x:1", http_version="2"), mount("/b", "http://x:1/base", http_version="1.1")]
-    assert "one HTTP version for all of http://x:1/base" in problem(GATEWAY_MOUNTS=json.dumps(mounts))
 
 
 @pytest.mark.parametrize(
@@ -129,66 +113,6 @@ def test_a_bad_value_is_named_with_its_allowed_form(name: str, value: str, form:
     assert "pydantic" not in message
 
 
-@pytest.mark.parametrize(
-    ("change", "place", "form"),
-    [
-        ({"prefix": "api/live"}, "prefix", "/api/live"),
-        ({"prefix": "/a/../b"}, "prefix", "/api/live"),
-        ({"prefix": "/a/"}, "prefix", "/api/live"),
-        ({"prefix": "/a//b"}, "prefix", "/api/live"),
-        ({"prefix": "/<path:x>"}, "prefix", "/api/live"),
-        ({"prefix": "/"}, "prefix", "/api/live"),
-        ({"upstream": "127.0.0.1"}, "upstream", "http://host:port"),
-        ({"auth": "maybe"}, "auth", "'required', 'optional' or 'none'"),
-        ({"methods": ["FETCH"]}, "methods", "'GET'"),
-        ({"max_body_mb": -1}, "max_body_mb", "0"),
-        ({"timeout": 0}, "timeout", "greater than 0"),
-        ({"colour": "red"}, "colour", "not permitted"),
-    ],
-)
-def test_a_bad_mount_is_named_with_its_place(change: dict[str, Any], place: str, form: str) -> None:
-    good = dict(mount("/good", "http://a:1"))
-    message = problem(GATEWAY_MOUNTS=json.dumps([good, dict(mount("/b", "http://a:1")) | change]))
-    assert f"GATEWAY_MOUNTS [1.{place}" in message
-    assert form in message
-
-
-@pytest.mark.parametrize("missing", ["prefix", "upstream", "auth"])
-def test_a_mount_must_say_where_whence_and_for_whom(missing: str) -> None:
-    entry = {key: value for key, value in mount("/m", "http://a:1").items() if key != missing}
-    assert f"[0.{missing}]: Field required" in problem(GATEWAY_MOUNTS=json.dumps([entry]))
-
-
-def test_two_mounts_of_one_prefix_are_refused() -> None:
-    entry = dict(mount("/m", "http://a:1"))
-    assert "different prefix" in problem(GATEWAY_MOUNTS=json.dumps([entry, entry]))
-
-
-@pytest.mark.parametrize(
-    "prefix",
-    ["/api", "/api/login", "/api/avatar", "/api/avatar/list", "/api/webrtc", "/api/webrtc/x", "/api/ping"],
-)
-def test_a_mount_that_would_shadow_a_route_is_refused(tmp_path: Path, prefix: str) -> None:
-    with pytest.raises(SettingsError, match=f"GATEWAY_MOUNTS: {prefix} would shadow /api"):
-        create_app(settings_for(tmp_path, gateway_mounts=[mount(prefix, "http://a:1")]))
-
-
-@pytest.mark.parametrize("prefix", ["/api/live", "/api/avatars", "/live", "/apis"])
-def test_a_mount_beside_the_routes_is_taken(tmp_path: Path, prefix: str) -> None:
-    create_app(settings_for(tmp_path, gateway_mounts=[mount(prefix, "http://a:1")]))
-
-
-def test_one_mount_inside_another_is_told(tmp_path: Path) -> None:
-    """Longer prefixes win by themselves: both are usable."""
-    app = create_app(
-        settings_for(
-            tmp_path, gateway_mounts=[mount("/live", "http://a:1"), mount("/live/inner", "http://b:1")]
-        )
-    )
-    match = app.flask.url_map.bind("x").match
-    assert match("/live/x")[0] != match("/live/inner/x")[0]
-
-
 def test_every_problem_is_told_at_once() -> None:
     message = problem(PORT="x", WORKERS="0", LLM_URL="llm", GATEWAY_COLOUR="red", JWT_SECRET_KEY="short")
     lines = message.splitlines()
@@ -245,95 +169,6 @@ def test_reading_leaves_the_process_environment_alone(tmp_path: Path) -> None:
     assert dict(os.environ) == before
 
 
-@pytest.mark.parametrize("name", ["JWT_SECRET_KEY", "DATABASE_URL", "REDIS_URL", "SMTP_URL"])
-def test_secrets_are_never_printed(name: str) -> None:
-    scheme = {"REDIS_URL": "redis", "SMTP_URL": "smtp"}.get(name, "postgresql")
-    place = {"REDIS_URL": "db/1", "SMTP_URL": "db"}.get(name, "db/gateway")
-    value = f"{scheme}://gateway:{SECRET}{SECRET}@{place}"
-    settings = load({name: value}, None)
-    assert SECRET not in f"{settings} {settings!r} {settings.model_dump()} {settings.model_dump_json()}"
-    assert SECRET not in problem(**{name: value, "PORT": "x"})
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        f"http://user:{SECRET}@mail.example",
-        f"smtp://user:{SECRET}/more@mail.example",
-        f"smtp://user:{SECRET}#more@mail.example",
-        f"smtp://user:{SECRET}@mail.example:port",
-        f"smtp://user:{SECRET}@mail.example:0",
-        f"smtp://user:{SECRET}@mail.example/path",
-        f"smtp://user:{SECRET}@",
-        f"smtp://[{SECRET}",
-        f"smtp://{SECRET}@mail.example",
-        f"smtp://user:{SECRET} {SECRET}@mail.example",
-        SECRET,
-    ],
-)
-def test_a_mail_server_that_is_none_is_refused_without_showing_its_password(url: str) -> None:
-    said = problem(SMTP_URL=url)
-    assert said.startswith("SMTP_URL: needs ")
-    assert SECRET not in said
-
-
-@pytest.mark.parametrize("url", ["smtp://mail", "smtp://u:p%40ss@mail.example:25", "smtps://u:p@[::1]:465"])
-def test_mail_servers_that_are_some(url: str) -> None:
-    assert load({"SMTP_URL": url}, None).smtp_url is not None
-
-
-@pytest.mark.parametrize(
-    "sender", ["nobody", "a b@c.de", "a@b\r\nBcc: c@d.ef", "Name <a@b.co>", "a@b@c.de", ".a@b.co", "a@-b.co"]
-)
-def test_a_sender_that_could_be_another_header_is_refused(sender: str) -> None:
-    assert problem(GATEWAY_MAIL_FROM=sender).startswith(
-        "GATEWAY_MAIL_FROM: needs the form name@place.example"
-    )
-
-
-def test_a_database_of_another_kind_is_refused_without_showing_its_password(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError) as caught:
-        create_app(settings_for(tmp_path, database_url=f"mysql://u:{SECRET}@db/x"))
-    assert "DATABASE_URL" in str(caught.value)
-    assert SECRET not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "redis://localhost",
-        "redis://:p%40ss@10.0.0.1:6380/15",
-        "rediss://user:pw@redis.example:6379/0?ssl_ca_certs=/etc/ca.pem&ssl_cert_reqs=required",
-        "redis://[::1]:6379",
-    ],
-)
-def test_address_of_a_redis_is_taken(url: str) -> None:
-    found = load({"REDIS_URL": f" {url} "}, None).redis_url
-    assert found is not None
-    assert found.get_secret_value() == url
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        f"localhost:6379/{SECRET}",
-        f"http://:{SECRET}@localhost:6379/0",
-        f"redis://:{SECRET}@:6379/0",
-        f"redis://:{SECRET}@localhost:port/0",
-        f"redis://:{SECRET}@localhost:70000/0",
-        f"redis://:{SECRET}@localhost/database",
-        f"redis://:{SECRET}@localhost/0#x",
-        # Any of the client's own options would do away with the limits on waiting.
-        f"redis://:{SECRET}@localhost/0?socket_timeout=600",
-        f"redis://:{SECRET}@[::1/0",
-    ],
-)
-def test_bad_address_of_a_redis_is_named_without_showing_it(url: str) -> None:
-    told = problem(REDIS_URL=url)
-    assert told.startswith("REDIS_URL: ")
-    assert SECRET not in told
-
-
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         load({}, None).port = 1  # type: ignore[misc]
@@ -361,66 +196,6 @@ def test_each_setting_is_explained() -> None:
     for name, field in Settings.model_fields.items():
         assert field.description, name
         assert field.description.endswith((".", ";", "both")), name
-
-
-@given(st.integers(1, 65535), st.integers(1, 65535))
-def test_any_ordered_pair_of_ports_is_a_range(one: int, other: int) -> None:
-    first, last = sorted((one, other))
-    assert load({"AVATAR_INSTANCE_PORTS": f" {first} - {last} "}, None).avatar_instance_ports == (first, last)
-    if first < last:
-        assert "lower one first" in problem(AVATAR_INSTANCE_PORTS=f"{last}-{first}")
-
-
-any_text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30)
-
-
-def read_or_refused(name: str, text: str) -> Settings | str:
-    try:
-        return load({name: text}, None)
-    except SettingsError as error:
-        return str(error)
-
-
-@given(any_text | st.from_regex(r"[0-9 -]{1,12}", fullmatch=True))
-def test_any_text_is_a_port_range_or_is_told_the_form(text: str) -> None:
-    result = read_or_refused("AVATAR_INSTANCE_PORTS", text)
-    if isinstance(result, str):
-        assert result.startswith("AVATAR_INSTANCE_PORTS: needs")
-    else:
-        first, last = result.avatar_instance_ports
-        assert 1 <= first <= last <= 65535
-
-
-bases = st.sampled_from(["", "/", "/base", "/a/b/"])
-hosts = st.from_regex(r"[a-z][a-z0-9-]{0,20}(\.[a-z]{2,8})?", fullmatch=True)
-
-
-@given(
-    st.sampled_from(["http", "https"]),
-    hosts,
-    st.integers(1, 65535),
-    st.sampled_from(["", "/", "/base", "/a/b/"]),
-)
-def test_urls_lose_their_last_slash_and_nothing_else(scheme: str, host: str, port: int, path: str) -> None:
-    url = f"{scheme}://{host}:{port}{path}"
-    assert load({"LLM_URL": url}, None).llm_url == (url.rstrip("/"),)
-    assert load({"AVATAR_SERVICE_URL": f"{url}, {url}"}, None).avatar_service_url == (url.rstrip("/"),) * 2
-
-
-@given(any_text.map(lambda text: "http://" + text) | any_text)
-def test_any_text_is_a_plain_url_or_is_told_the_form(text: str) -> None:
-    result = read_or_refused("LLM_URL", text)
-    if isinstance(result, str):
-        assert result.startswith("LLM_URL: ")
-        assert len(result.splitlines()) == 1
-    else:
-        assert all(re.fullmatch(r"https?://[\x21-\x7e]+", url) for url in result.llm_url)
-
-
-@given(any_text | st.recursive(st.none() | st.integers() | any_text, st.lists).map(json.dumps))
-def test_any_text_is_a_list_of_mounts_or_is_told_the_form(text: str) -> None:
-    result = read_or_refused("GATEWAY_MOUNTS", text)
-    assert result.startswith("GATEWAY_MOUNTS") if isinstance(result, str) else result.gateway_mounts == ()
 
 
 @pytest.mark.parametrize(

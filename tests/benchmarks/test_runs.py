@@ -39,20 +39,10 @@ def test_no_setting_of_the_caller_reaches_a_gateway(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_crowd_is_measured_and_reported(tmp_path: Path) -> None:
-    if reason := _ready_for_a_run():
-        pytest.skip(reason)
     raw = tmp_path / "raw.json"
-    command = [sys.executable, "-m", "benchmarks.crowds", "--count=5", "--server=hypercorn", f"--json={raw}"]
-    ran = subprocess.run(
-        [*command, "--only=garbage,silent-upstream"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=SMOKE_SECONDS,
-        check=False,
-    )
-    assert ran.returncode in (0, 1), ran.stderr  # on a busy machine a call may be slow
-    assert "| hypercorn | 5 × garbage |" in ran.stdout
+    only = "--only=garbage,silent-upstream"
+    page = _page_of("crowds", "--count=5", "--server=hypercorn", f"--json={raw}", only)
+    assert "| hypercorn | 5 × garbage |" in page
     garbage, silent = json.loads(raw.read_text())["crowds"]
     assert (garbage["kind"], len(garbage["lasted"])) == ("garbage", 5)
     assert (silent["kind"], silent["lasted"], silent["after"]["calls"]) == ("silent-upstream", [], 0)
@@ -90,6 +80,22 @@ def _runs(pid: int) -> bool:
         return False
 
 
+def _page_of(benchmark: str, *options: str) -> str:
+    """Run a benchmark to its end and return what it printed; skips where none can run."""
+    if reason := _ready_for_a_run():
+        pytest.skip(reason)
+    ran = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{benchmark}", *options],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=SMOKE_SECONDS,
+        check=False,
+    )
+    assert ran.returncode in (0, 1), ran.stderr  # on a busy machine a call may be slow, a ratio fall short
+    return ran.stdout
+
+
 def _ready_for_a_run() -> str | None:
     """Return why the benchmarks cannot run here, or None."""
     if machine.tool("nginx") is None and os.environ.get("CI") == "true":
@@ -105,60 +111,28 @@ def _ready_for_a_run() -> str | None:
 
 
 def test_the_table_is_measured_and_reported(tmp_path: Path) -> None:
-    if reason := _ready_for_a_run():
-        pytest.skip(reason)
-    raw, page = tmp_path / "raw.json", tmp_path / "table.md"
-    command = [sys.executable, "-m", "benchmarks.table", "--rounds=1", "--seconds=0.3", "--only=small"]
-    ran = subprocess.run(
-        [*command, f"--json={raw}", f"--markdown={page}"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=SMOKE_SECONDS,
-        check=False,
-    )
-    assert ran.returncode in (0, 1), ran.stderr  # on a busy machine a ratio may fall short
-    assert page.read_text() == ran.stdout
-    assert re.search(r"\| small: gateway on Granian vs aiohttp .*× \|.* (ok|ok, goal|short) \|", ran.stdout)
+    raw, file = tmp_path / "raw.json", tmp_path / "table.md"
+    short = ("--rounds=1", "--seconds=0.3", "--only=small")
+    page = _page_of("table", *short, f"--json={raw}", f"--markdown={file}")
+    assert file.read_text() == page
+    assert re.search(r"\| small: gateway on Granian vs aiohttp .*× \|.* (ok|ok, goal|short) \|", page)
     told = json.loads(raw.read_text())
     assert set(told["results"]) == {"small/granian", "small/aiohttp"}
     assert all(one["value"] > 0 for rounds in told["results"].values() for one in rounds)
 
 
 def test_uploads_at_once_are_measured_and_reported(tmp_path: Path) -> None:
-    if reason := _ready_for_a_run():
-        pytest.skip(reason)
     raw = tmp_path / "raw.json"
-    command = [sys.executable, "-m", "benchmarks.uploads", "--documents=2", "--rounds=1", f"--json={raw}"]
-    ran = subprocess.run(
-        [*command, "--server=hypercorn"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=SMOKE_SECONDS,
-        check=False,
-    )
-    assert ran.returncode in (0, 1), ran.stderr
-    assert "| hypercorn | 3 | 140 MB | 40 MB |" in ran.stdout
+    page = _page_of("uploads", "--documents=2", "--rounds=1", f"--json={raw}", "--server=hypercorn")
+    assert "| hypercorn | 3 | 140 MB | 40 MB |" in page
     (one,) = json.loads(raw.read_text())["uploaded"]
     assert one["peak_mb"] >= one["before_mb"] > 0
 
 
 def test_websockets_are_measured_and_reported(tmp_path: Path) -> None:
-    if reason := _ready_for_a_run():
-        pytest.skip(reason)
     raw = tmp_path / "raw.json"
-    command = [sys.executable, "-m", "benchmarks.websockets", "--rounds=1", "--seconds=0.5", "--idle=20"]
-    ran = subprocess.run(
-        [*command, f"--json={raw}"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=SMOKE_SECONDS,
-        check=False,
-    )
-    assert ran.returncode in (0, 1), ran.stderr
-    assert re.search(r"\| 65,536 bytes \| gateway, hypercorn \| 0.50× \| 1.00× \| .*× \|", ran.stdout)
+    page = _page_of("websockets", "--rounds=1", "--seconds=0.5", "--idle=20", f"--json={raw}")
+    assert re.search(r"\| 65,536 bytes \| gateway, hypercorn \| 0.50× \| 1.00× \| .*× \|", page)
     told = json.loads(raw.read_text())
     assert set(told["idle"]) == {"nginx", "nginx, 64 KB", "gateway, granian", "gateway, hypercorn"}
     assert all(one["rate"] > 0 and one["microseconds"] >= 0 for one in told["rounds"])

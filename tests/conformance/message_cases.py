@@ -1,15 +1,12 @@
-"""RFC 9113, section 8, and RFC 7541: requests, their fields, and how those are packed."""
+"""RFC 9113, sections 8.1, 8.4 and 10.5: whole requests, their bodies, and how large they may be."""
 
 from collections.abc import Iterator
-
-import hpack
 
 from backend.http2 import frames
 from backend.http2.frames import END_HEADERS, END_STREAM, Code, Setting
 from tests.conformance.client import Client
 from tests.conformance.expectations import (
-    COMPRESSION,
-    STREAM_PROTOCOL,
+    MALFORMED,
     answered,
     connection_error,
     either,
@@ -20,29 +17,21 @@ from tests.conformance.expectations import (
 from tests.conformance.pieces import (
     Case,
     Head,
-    Step,
     answer_of,
     block,
     continuation,
     data,
     goaway,
     headers,
-    literal,
     padded,
     ping,
     prioritised,
     priority,
     rst_stream,
-    setting,
-    string,
     tiny_windows,
     whole,
     window_update,
 )
-
-MALFORMED = STREAM_PROTOCOL
-# A server may also answer what is malformed before it ends the stream (section 8.1.1).
-MALFORMED_OR_400 = either(STREAM_PROTOCOL, answered(400))
 
 
 def ordinary(head: Head) -> Iterator[Case]:
@@ -118,108 +107,6 @@ def ordinary(head: Head) -> Iterator[Case]:
     yield Case("generic", "GOAWAY without streams", shows("closed", lambda c: c.closed), (goaway(),))
 
 
-def fields(head: Head) -> Iterator[Case]:
-    for title, name in [
-        ("upper case", b"X-Test"),
-        ("a blank", b"x test"),
-        ("a control character", b"x-\x01"),
-        ("DEL", b"x-\x7f"),
-        ("an octet above ASCII", b"x-\xe9"),
-        ("a colon within", b"x:test"),
-        ("a line end", b"x\r\n"),
-        ("no character at all", b""),
-    ]:
-        yield Case("8.2.1", f"a field name with {title}", MALFORMED, (head.get(1, (name, b"1")),))
-    for title, value in [
-        ("NUL", b"a\x00b"),
-        ("LF", b"a\nb"),
-        ("CR", b"a\rb"),
-        ("a blank in front", b" a"),
-        ("a blank behind", b"a "),
-        ("a tab in front", b"\ta"),
-        ("a tab behind", b"a\t"),
-    ]:
-        yield Case("8.2.1", f"a field value with {title}", MALFORMED, (head.get(1, (b"x-test", value)),))
-    for name, value in [
-        (b"connection", b"keep-alive"),
-        (b"keep-alive", b"timeout=5"),
-        (b"proxy-connection", b"keep-alive"),
-        (b"transfer-encoding", b"chunked"),
-        (b"upgrade", b"websocket"),
-        (b"te", b"trailers, deflate"),
-        (b"te", b"gzip"),
-    ]:
-        yield Case("8.2.2", f"{name.decode()}: {value.decode()}", MALFORMED, (head.get(1, (name, value)),))
-    yield Case(
-        "8.2.2",
-        "a connection-specific field in trailers",
-        MALFORMED,
-        (head.post(), data(1, b"{}"), whole(block((b"connection", b"close")))),
-    )
-
-
-def pseudo_fields(head: Head) -> Iterator[Case]:
-    yield Case(
-        "8.3", "an unknown pseudo-header field", MALFORMED, (whole(block(*head.pseudo(), (b":test", b"1"))),)
-    )
-    yield Case(
-        "8.3",
-        "a pseudo-header field of responses",
-        MALFORMED,
-        (whole(block(*head.pseudo(), (b":status", b"200"))),),
-    )
-    yield Case(
-        "8.3",
-        "a pseudo-header field in trailers",
-        MALFORMED,
-        (head.post(), data(1, b"{}"), whole(block((b":method", b"POST")))),
-    )
-    yield Case(
-        "8.3",
-        "a pseudo-header field after a regular one",
-        MALFORMED,
-        (whole(block(*head.pseudo()[:3], (b"x-test", b"1"), head.pseudo()[3])),),
-    )
-    for pair in head.pseudo():
-        name = pair[0].decode()
-        yield Case("8.3.1", f"{name} twice", MALFORMED, (whole(block(*head.pseudo(), pair)),))
-        if name != ":authority":
-            yield Case("8.3.1", f"no {name}", MALFORMED, (head.without(pair[0]),))
-            yield Case("8.3.1", f"an empty {name}", MALFORMED, (head.with_instead(pair[0], b""),))
-    yield Case("8.3.1", "neither authority nor host", MALFORMED_OR_400, (head.without(b":authority"),))
-    yield Case("8.3.1", "an empty authority", MALFORMED_OR_400, (head.with_instead(b":authority", b""),))
-    yield Case(
-        "8.3.1",
-        "an authority with a user",
-        MALFORMED_OR_400,
-        (head.with_instead(b":authority", b"me@" + head.authority),),
-    )
-    yield Case(
-        "8.3.1", "a host unlike the authority", MALFORMED_OR_400, (head.get(1, (b"host", b"elsewhere.test")),)
-    )
-    yield Case(
-        "8.3.1", "a path without its slash", MALFORMED_OR_400, (head.with_instead(b":path", head.path[1:]),)
-    )
-    yield Case(
-        "8.3.1",
-        "a path with a blank",
-        MALFORMED_OR_400,
-        (head.with_instead(b":path", head.path + b" HTTP/1.1"),),
-    )
-    yield Case("8.3.1", "* for anything but OPTIONS", MALFORMED_OR_400, (head.with_instead(b":path", b"*"),))
-    connect = (b":method", b"CONNECT")
-    yield Case(
-        "8.5", "CONNECT with a scheme and a path", MALFORMED, (whole(block(connect, *head.pseudo()[1:])),)
-    )
-    yield Case("8.5", "CONNECT without an authority", MALFORMED, (whole(block(connect)),))
-    yield Case(
-        "8.5",
-        ":protocol that was not offered",
-        MALFORMED,
-        (whole(block(connect, *head.pseudo()[1:], (b":protocol", b"websocket"))),),
-    )
-
-
 def lengths(head: Head) -> Iterator[Case]:
     def of(length: bytes) -> bytes:
         return head.post(1, (b"content-length", length))
@@ -269,122 +156,6 @@ def lengths(head: Head) -> Iterator[Case]:
     )
 
 
-def packing(head: Head) -> Iterator[Case]:
-    """HPACK that must be understood."""
-    pseudo = (
-        b"\x82"
-        + (b"\x87" if head.scheme == b"https" else b"\x86")
-        + b"\x04"
-        + string(head.path)
-        + b"\x01"
-        + string(head.authority)
-    )
-    test, value = b"x-test", b"value"
-    for section, title, field in [
-        ("6.1", "an indexed field", b"\x90"),  # accept-encoding: gzip, deflate
-        ("6.2.1", "a literal that enters the table, indexed name", b"\x7a" + string(value)),  # user-agent
-        ("6.2.1", "a literal that enters the table, new name", b"\x40" + string(test) + string(value)),
-        (
-            "6.2.1",
-            "a literal that enters the table, by Huffman",
-            b"\x40" + string(test, huffman=True) + string(value, huffman=True),
-        ),
-        (
-            "6.2.1",
-            "a field of the table that was just entered",
-            b"\x40" + string(test) + string(value) + b"\xbe",
-        ),
-        ("6.2.2", "a literal outside the table, indexed name", b"\x0f\x2b" + string(value)),
-        ("6.2.2", "a literal outside the table, new name", b"\x00" + string(test) + string(value)),
-        (
-            "6.2.2",
-            "a literal outside the table, by Huffman",
-            b"\x00" + string(test, huffman=True) + string(value, huffman=True),
-        ),
-        ("6.2.3", "a literal never to be indexed, indexed name", b"\x1f\x2b" + string(value)),
-        ("6.2.3", "a literal never to be indexed, new name", b"\x10" + string(test) + string(value)),
-        (
-            "6.2.3",
-            "a literal never to be indexed, by Huffman",
-            b"\x10" + string(test, huffman=True) + string(value, huffman=True),
-        ),
-        ("4.4", "an entry larger than the whole table", b"\x40" + string(test) + string(b"x" * 4096)),
-    ]:
-        yield Case(f"hpack {section}", title, answered(), (whole(pseudo + field),))
-    yield Case("hpack 6.3", "a table size update in front", answered(), (whole(b"\x20" + pseudo),))
-    yield Case(
-        "hpack 6.3", "two table size updates in front", answered(), (whole(b"\x20\x3f\xe1\x1f" + pseudo),)
-    )
-    yield Case(
-        "hpack 4.2",
-        "an update in front of the second head",
-        answered(stream=3),
-        (whole(pseudo), whole(b"\x20" + pseudo, 3)),
-    )
-    yield Case(
-        "hpack 2.2",
-        "a field of an earlier stream's table",
-        answered(stream=3),
-        (whole(pseudo + b"\x40" + string(test) + string(value)), whole(pseudo + b"\xbe", 3)),
-    )
-    yield Case(
-        "hpack 2.2",
-        "the table is kept over a refused stream",
-        answered(stream=3),
-        (
-            whole(
-                pseudo + b"\x40" + string(b"Upper") + string(value) + b"\x40" + string(test) + string(value)
-            ),
-            whole(pseudo + b"\xbe", 3),
-        ),
-    )
-    small: tuple[Step, ...] = (
-        setting(Setting.HEADER_TABLE_SIZE, 0),
-        _decodes_without_table,
-        head.get(),
-        answer_of(),
-        head.get(3),
-    )
-    yield Case("hpack 4.2", "a client without a table is told so and understood", answered(stream=3), small)
-
-
-async def _decodes_without_table(client: Client) -> None:
-    """From the acknowledgement on the decoder insists on an update, and on a table of 0."""
-    await client.until(lambda: client.acks == 2)
-    client.decoder = hpack.Decoder()
-    client.decoder.max_allowed_table_size = 0
-
-
-def unpacking_errors(head: Head) -> Iterator[Case]:
-    good = head.fields()
-    for section, title, octets in [
-        ("2.3.3", "an index beyond both tables", b"\xff\x80\x01"),
-        ("2.3.3", "a name's index beyond both tables", b"\x7f\x80\x01" + string(b"x")),
-        ("6.1", "index 0", b"\x80"),
-        ("4.2", "a table size update at the end", b"\x20"),
-        ("6.3", "a table size beyond SETTINGS_HEADER_TABLE_SIZE", b"\x3f\xe2\x1f"),
-        ("5.1", "an integer that does not end", b"\xff" + b"\x80" * 20 + b"\x01"),
-        ("5.1", "an integer cut off", b"\xff\x80"),
-        (
-            "5.2",
-            "Huffman padding longer than 7 bits",
-            b"\x00\x85\xf2\xb2\x4a\x84\xff" + b"\x84\x49\x50\x9f\xff",
-        ),
-        ("5.2", "Huffman padding of zeros", b"\x00\x01x" + b"\x83\x49\x50\x90"),
-        ("5.2", "Huffman with EOS", b"\x00\x01x" + b"\x88\xf2\xb2\x4a\x84\xff\xff\xff\xff"),
-        ("5.2", "a string longer than its block", b"\x00\x01x\x7e12"),
-        ("6.2.2", "a literal without its value", b"\x00\x01x"),
-    ]:
-        fragment = octets + good if section == "6.3" else good + octets
-        yield Case(f"hpack {section}", title, COMPRESSION, (whole(fragment),))
-    yield Case(
-        "hpack 4.2",
-        "a table size update between fields",
-        COMPRESSION,
-        (whole(good + b"\x20" + literal(b"x", b"y")),),
-    )
-
-
 def limits(head: Head) -> Iterator[Case]:
     """Not demanded of all servers, but of this one: section 10.5."""
 
@@ -409,5 +180,5 @@ def limits(head: Head) -> Iterator[Case]:
 
 
 def cases(head: Head) -> Iterator[Case]:
-    for part in (ordinary, lengths, fields, pseudo_fields, packing, unpacking_errors, limits):
+    for part in (ordinary, lengths, limits):
         yield from part(head)

@@ -4,7 +4,14 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tests.conformance import control_cases, frame_cases, message_cases, stream_cases
+from tests.conformance import (
+    control_cases,
+    field_cases,
+    frame_cases,
+    message_cases,
+    packing_cases,
+    stream_cases,
+)
 from tests.conformance.client import Client, Target
 from tests.conformance.expectations import Outcome
 from tests.conformance.pieces import Case, Head
@@ -20,7 +27,7 @@ class Result:
 
 def cases_for(target: Target) -> list[Case]:
     head = Head(target)
-    chapters = (frame_cases, stream_cases, control_cases, message_cases)
+    chapters = (frame_cases, stream_cases, control_cases, message_cases, field_cases, packing_cases)
     return [case for chapter in chapters for case in chapter.cases(head)]
 
 

@@ -1,6 +1,7 @@
+"""Offers and conversations with the user's own instance, and all that is refused before it."""
+
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 
 import httpx
 import pytest
@@ -9,19 +10,12 @@ from backend.config import Settings
 from backend.demo.faults import Switch
 from backend.demo.world import World
 from tests.routes.conftest import Stage
-from tests.support.frontend import VOICE, Frontend, good, refused
-from tests.support.gateway import Served, serving
-from tests.support.peer import Exchange, Peer, Script, until
-from tests.support.ports import free_port
+from tests.support.frontend import Frontend, good, refused
+from tests.support.gateway import Served
+from tests.support.instance import JSON, OFFER, one_instance, started
+from tests.support.peer import Exchange, until
 
-OFFER = {"sdp": "v=0\r\n", "type": "offer"}
-AGREED = b'{"sdp":"v=0\\r\\n","type":"answer","sessionid":123456}'
-JSON = (b"Content-Type", b"application/json")
 POSTS = ["offer", "human", "humanaudio", "interrupt_talk", "is_speaking", "record", "set_audiotype"]
-
-
-async def started(frontend: Frontend, name: str = "Ada Demo") -> int:
-    return int(good(await frontend.urlencoded("/api/avatar/start", avatar_name=name))["port"])
 
 
 @pytest.mark.asyncio
@@ -147,28 +141,6 @@ async def test_dead_instance_says_to_start_again_and_starting_again_helps(
     good(await student.json("/api/webrtc/offer", OFFER))
 
 
-@asynccontextmanager
-async def one_instance(
-    settings: Callable[..., Settings], script: Script, **over: object
-) -> AsyncIterator[tuple[Frontend, Peer]]:
-    """A gateway whose manager says that every avatar runs at one scripted peer; a student who started it."""
-    async with Peer(script) as instance:
-
-        async def manage(exchange: Exchange) -> None:
-            await exchange.body()
-            info = {"avatar_id": "x_user_1", "real_avatar_name": "Ada Demo", "port": instance.port}
-            await exchange.reply(json.dumps({"status": "success", "data": info}).encode(), JSON)
-
-        ports = f"{instance.port}-{instance.port}"
-        async with (
-            Peer(manage) as manager,
-            serving(settings(avatar_manager_url=manager.url, avatar_instance_ports=ports, **over)) as served,
-        ):
-            student = Frontend(served.http, await served.token())
-            await started(student)
-            yield student, instance
-
-
 @pytest.mark.asyncio
 async def test_credentials_end_at_the_gateway(settings: Callable[..., Settings]) -> None:
     async def script(exchange: Exchange) -> None:
@@ -185,82 +157,6 @@ async def test_credentials_end_at_the_gateway(settings: Callable[..., Settings])
         assert (head.get(b"authorization"), head.get(b"cookie")) == (None, None)
         assert head.get(b"content-type") == b"application/json"
         assert json.loads(head.get(b"body") or b"") == {"text": "hi"}
-
-
-@pytest.mark.asyncio
-async def test_recording_passes_on_while_it_arrives(settings: Callable[..., Settings]) -> None:
-    arrived: list[bytes] = []
-
-    async def script(exchange: Exchange) -> None:
-        if exchange.head.target == b"/offer":
-            await exchange.body()
-            await exchange.reply(AGREED, JSON)
-            return
-        while chunk := await exchange.chunk():
-            arrived.append(chunk)
-        await exchange.reply(b'{"code":0}', JSON)
-
-    async def body() -> AsyncIterator[bytes]:
-        yield part("sessionid", b"123456") + part("file", VOICE, filename="../a.wav")[:-2]
-        await until(lambda: VOICE in b"".join(arrived))
-        yield b"\r\n--b--\r\n"
-
-    async with one_instance(settings, script) as (student, _):
-        headers = student.headers | {"Content-Type": "multipart/form-data; boundary=b"}
-        good(await student.json("/api/webrtc/offer", OFFER))
-        good(await student.http.post("/api/webrtc/humanaudio", content=body(), headers=headers))
-        whole = b"".join(arrived)
-        assert whole.count(b"123456") == whole.count(VOICE) == 1
-        assert b"../a.wav" not in whole
-
-
-def part(name: str, content: bytes, filename: str | None = None) -> bytes:
-    """One part of a form with the boundary b."""
-    file = "" if filename is None else f'; filename="{filename}"'
-    head = f'--b\r\nContent-Disposition: form-data; name="{name}"{file}\r\n\r\n'
-    return head.encode() + content + b"\r\n"
-
-
-SOUND_FORMS: dict[str, tuple[bytes, int]] = {
-    "foreign": (part("sessionid", b"654321") + part("file", VOICE, "a.wav"), 404),
-    "foreign, after the recording": (part("file", VOICE, "a.wav") + part("sessionid", b"654321"), 404),
-    "no number": (part("sessionid", b"x") + part("file", VOICE, "a.wav"), 404),
-    "negative": (part("sessionid", b"-1") + part("file", VOICE, "a.wav"), 404),
-    "huge": (part("sessionid", b"1" * 60) + part("file", VOICE, "a.wav"), 404),
-    "endless": (part("sessionid", b"1" * 5000) + part("file", VOICE, "a.wav"), 413),
-    "twice": (part("sessionid", b"123456") * 2 + part("file", VOICE, "a.wav"), 400),
-    "two recordings": (part("sessionid", b"123456") + part("file", VOICE, "a.wav") * 2, 400),
-    "none": (part("file", VOICE, "a.wav"), 400),
-    "no recording": (part("sessionid", b"123456"), 400),
-    "session as a file": (part("sessionid", b"123456", "a") + part("file", VOICE, "a.wav"), 415),
-    "recording as text": (part("sessionid", b"123456") + part("file", VOICE), 415),
-}
-
-
-@pytest.mark.asyncio
-async def test_recording_for_a_session_that_is_not_the_callers_own_is_never_whole(
-    settings: Callable[..., Settings],
-) -> None:
-    heard: list[bytes] = []
-
-    async def script(exchange: Exchange) -> None:
-        if exchange.head.target == b"/offer":
-            await exchange.body()
-            await exchange.reply(AGREED, JSON)
-            return
-        heard.append(await exchange.body())
-        await exchange.reply(b'{"code":0}', JSON)
-
-    async with one_instance(settings, script) as (student, _):
-        good(await student.json("/api/webrtc/offer", OFFER))
-        headers = student.headers | {"Content-Type": "multipart/form-data; boundary=b"}
-        for kind, (form, status) in SOUND_FORMS.items():
-            answer = await student.http.post(
-                "/api/webrtc/humanaudio", content=form + b"--b--\r\n", headers=headers
-            )
-            assert (kind, answer.status_code) == (kind, status)
-            refused(answer, status)
-        assert heard == []
 
 
 BAD_OFFERS: list[object] = [
@@ -331,16 +227,6 @@ async def test_session_of_another_user_is_not_spoken_to(
 
 
 @pytest.mark.asyncio
-async def test_recording_reaches_the_session_of_the_demo(student: Frontend) -> None:
-    await started(student)
-    session = good(await student.json("/api/webrtc/offer", OFFER))["sessionid"]
-    form = {"sessionid": (None, str(session)), "file": ("a.wav", VOICE + bytes(64_000))}
-    good(await student.http.post("/api/webrtc/humanaudio", files=form, headers=student.headers))
-    speaking = await student.json("/api/webrtc/is_speaking", {"sessionid": session})
-    assert good(speaking)["data"] is True
-
-
-@pytest.mark.asyncio
 @pytest.mark.parametrize(("path", "megabytes"), [("offer", 1), ("human", 1), ("humanaudio", 101)])
 async def test_body_over_its_limit_is_413(student: Frontend, world: World, path: str, megabytes: int) -> None:
     await started(student)
@@ -377,85 +263,3 @@ async def test_instance_cannot_trip_the_frontend(
             assert good(answer) == {"sdp": "v=0", "type": "answer", "sessionid": 123456}
         else:
             refused(answer, status)
-
-
-Answer = Callable[[int], object]
-MANAGERS: dict[str, Answer] = {
-    "other port": lambda port: {"avatar_id": "a", "port": port},
-    "port 22": lambda _: {"avatar_id": "a", "port": 22},
-    "port as text": lambda _: {"avatar_id": "a", "port": "8615"},
-    "port as truth": lambda _: {"avatar_id": "a", "port": True},
-    "no port": lambda _: {"avatar_id": "a"},
-    "no id": lambda port: {"port": port},
-    "id of another kind": lambda port: {"avatar_id": 5, "port": port},
-    "no data": lambda _: None,
-    "data of another kind": lambda _: [1],
-}
-
-
-@pytest.mark.asyncio
-@pytest.mark.parametrize("kind", MANAGERS)
-async def test_place_where_no_instance_may_live_is_never_dialled(
-    settings: Callable[..., Settings], kind: str
-) -> None:
-    async def never(exchange: Exchange) -> None:
-        raise AssertionError("dialled")
-
-    async with Peer(never) as elsewhere:
-
-        async def manage(exchange: Exchange) -> None:
-            await exchange.body()
-            content = {"status": "success", "data": MANAGERS[kind](elsewhere.port)}
-            await exchange.reply(json.dumps(content).encode(), JSON)
-
-        port = free_port()
-        assert port != elsewhere.port
-        async with (
-            Peer(manage) as manager,
-            serving(settings(avatar_manager_url=manager.url, avatar_instance_ports=f"{port}")) as served,
-        ):
-            student = Frontend(served.http, await served.token())
-            answer = await student.urlencoded("/api/avatar/start", avatar_name="Ada Demo")
-            refused(answer, 502, "upstream_garbage")
-            refused(await student.json("/api/webrtc/offer", OFFER), 409)
-            assert elsewhere.connections == 0
-
-
-ODD_IDS = ["a b", "a/../b", "a?b#c", "a%2fb", "数字人", "..", "a'b\"c", "x" * 160]
-
-
-@pytest.mark.asyncio
-@pytest.mark.parametrize("instance_id", ODD_IDS)
-async def test_instance_id_of_any_spelling_is_asked_for_as_it_is(
-    settings: Callable[..., Settings], instance_id: str
-) -> None:
-    info = {"avatar_id": instance_id, "real_avatar_name": "Ada Demo", "port": 8615, "running": True}
-
-    async def manage(exchange: Exchange) -> None:
-        await exchange.body()
-        await exchange.reply(json.dumps({"status": "success", "data": info}).encode(), JSON)
-
-    async with Peer(manage) as manager, serving(settings(avatar_manager_url=manager.url)) as served:
-        student = Frontend(served.http, await served.token())
-        for _ in range(2):
-            assert await started(student) == 8615
-        targets = [head.target for head in manager.heads]
-        assert targets[0] == b"/avatar/start"
-        assert all(target.isascii() and b"#" not in target and b"?" not in target for target in targets)
-        assert len(targets) == 2
-
-
-@pytest.mark.asyncio
-@pytest.mark.parametrize("instance_id", ["", "x" * 161, "a\nb", "a\x00b", "\ud800"])
-async def test_instance_id_that_cannot_be_kept_is_502(
-    settings: Callable[..., Settings], instance_id: str
-) -> None:
-    async def manage(exchange: Exchange) -> None:
-        await exchange.body()
-        content = {"status": "success", "data": {"avatar_id": instance_id, "port": 8615}}
-        await exchange.reply(json.dumps(content).encode(), JSON)
-
-    async with Peer(manage) as manager, serving(settings(avatar_manager_url=manager.url)) as served:
-        student = Frontend(served.http, await served.token())
-        answer = await student.urlencoded("/api/avatar/start", avatar_name="Ada Demo")
-        refused(answer, 502, "upstream_garbage")

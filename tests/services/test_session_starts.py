@@ -32,11 +32,14 @@ from tests.support.sessions import (
 __all__ = ["client", "database"]
 
 
-async def held_back(manager: Manager, sessions: Sessions) -> "asyncio.Task[dict[str, Any]]":
+async def held_back(
+    manager: Manager, sessions: Sessions, avatar: str = "Ada"
+) -> "asyncio.Task[dict[str, Any]]":
     """Begin a start whose call has reached the manager, and waits there."""
     manager.go.clear()
-    start = asyncio.create_task(sessions.start(1, "Ada"))
-    await until(lambda: len(manager.calls) == 1)
+    before = len(manager.calls)
+    start = asyncio.create_task(sessions.start(1, avatar))
+    await until(lambda: len(manager.calls) == before + 1)
     return start
 
 
@@ -101,9 +104,7 @@ async def test_switching_lets_go_of_the_former_avatar_once_the_new_one_stands(
     async with managed_by(manager, database, client) as (sessions,):
         await sessions.start(1, "Ada")
         await sessions.start(2, "Ada")
-        manager.go.clear()
-        switching = asyncio.create_task(sessions.start(1, "Bo"))
-        await until(lambda: len(manager.calls) == 3)
+        switching = await held_back(manager, sessions, "Bo")
         assert await port_of(sessions, 1) == 8615
         manager.go.set()
         assert (await switching)["port"] == 8616

@@ -110,14 +110,10 @@ async def test_token_issued_during_a_look_up_is_not_judged_by_what_that_look_up_
     first, second = await world.started(), await world.started()
     dead = await first.issue(world.ann)
     await first.revoke(dead)
-    go = world.database.halt()
-    early = asyncio.create_task(refused(second, dead))
-    await world.database.read.wait()
-    token = await first.issue(world.ann)
-    late = asyncio.create_task(second.verify(token))
-    await asyncio.sleep(0)
-    go.set()
-    await early
+    async with world.amid(refused(second, dead)):
+        token = await first.issue(world.ann)
+        late = asyncio.create_task(second.verify(token))
+        await asyncio.sleep(0)
     assert (await late).user_id == world.ann.id
 
 
@@ -136,12 +132,8 @@ async def test_one_caller_who_leaves_does_not_take_the_look_up_from_the_others(w
 @pytest.mark.asyncio
 async def test_sign_in_while_everything_is_loaded_is_kept(world: World) -> None:
     tokens = world.worker()
-    go = world.database.halt()
-    load = asyncio.create_task(tokens.refresh())
-    await world.database.read.wait()
-    token = await tokens.issue(world.ann)
-    go.set()
-    await load
+    async with world.amid(tokens.refresh()):
+        token = await tokens.issue(world.ann)
     with world.statements() as statements:
         assert (await tokens.verify(token)).user_id == world.ann.id
     assert statements == []
@@ -153,12 +145,8 @@ async def test_sign_out_while_everything_is_loaded_is_kept(world: World) -> None
     token = await tokens.issue(world.ann)
     for age in (0, 60):  # a poll of the changes, then one of everything
         world.monotonic.now += age
-        go = world.database.halt()
-        load = asyncio.create_task(tokens.refresh())
-        await world.database.read.wait()
-        await tokens.revoke(token)
-        go.set()
-        await load
+        async with world.amid(tokens.refresh()):
+            await tokens.revoke(token)
         await refused(tokens, token)
         token = await tokens.issue(world.ann)
 
@@ -238,14 +226,10 @@ async def test_role_read_before_a_change_does_not_come_back_after_it(world: Worl
     token = await tokens.issue(world.ann)
     for age in (0, 60):  # a poll of the changes, then one of everything
         world.monotonic.now += age
-        go = world.database.halt()
-        late = asyncio.create_task(tokens.refresh())
-        await world.database.read.wait()
         role = "tutor" if age == 0 else "student"
-        world.change_user(role=role)
-        await tokens.user_changed(world.ann.id)
-        go.set()
-        await late
+        async with world.amid(tokens.refresh()):
+            world.change_user(role=role)
+            await tokens.user_changed(world.ann.id)
         assert (await tokens.verify(token)).role == role
 
 
@@ -267,11 +251,8 @@ async def test_change_that_cannot_be_read_back_is_not_covered_by_what_was_known(
 async def test_good_token_is_not_refused_because_a_change_overtook_its_look_up(world: World) -> None:
     first, second = await world.started(), await world.started()
     token = await first.issue(world.ann)
-    go = world.database.halt()
-    checking = asyncio.create_task(second.verify(token))
-    await world.database.read.wait()
-    second._sessions.forget(world.ann.id)
-    go.set()
+    async with world.amid(second.verify(token)) as checking:
+        second._sessions.forget(world.ann.id)
     assert (await checking).user_id == world.ann.id
 
 

@@ -1,8 +1,8 @@
 """One database file, and the tokens of several processes over it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -79,6 +79,18 @@ class World:
         tokens = self.worker(key, clock)
         await tokens.refresh()
         return tokens
+
+    @asynccontextmanager
+    async def amid(self, call: Coroutine[Any, Any, T]) -> AsyncIterator["asyncio.Task[T]"]:
+        """While the block runs, the call's answer has been read from the database and is held back."""
+        go = self.database.halt()
+        task = asyncio.create_task(call)
+        await self.database.read.wait()
+        try:
+            yield task
+        finally:
+            go.set()
+            await task
 
     @contextmanager
     def statements(self) -> Iterator[list[str]]:
