@@ -49,9 +49,7 @@ LINE = re.compile(r"M[\d.]+ [\d.]+")
 async def running(shared_demo: Demo) -> AsyncIterator[Demo]:
     yield shared_demo
     await shared_demo.clear_faults()
-    async with asyncio.timeout(PATIENCE_MS / 1000):
-        while (await shared_demo.http.get("/api/health/detailed")).json()["status"] != "healthy":  # noqa: ASYNC110
-            await asyncio.sleep(0.1)
+    await shared_demo.until_healthy()
 
 
 @pytest_asyncio.fixture(loop_scope="module")
