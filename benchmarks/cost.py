@@ -25,7 +25,10 @@ VIEWERS = 2
 USERS = 4
 # Enough that all spans of a second are told of, and little beside the core.
 RATE = 20.0
-LIGHT_SECONDS = 5.0
+# Three times what is done every five seconds.
+LIGHT_SECONDS = 15.0
+# What the turns, or a start and those who begin to look, left to be done is done.
+REST_SECONDS = 3.0
 PERCENT = 100.0
 
 
@@ -125,6 +128,7 @@ async def _second(served: gateway.Served) -> float:
     """Return the processor time of a second with a few calls."""
     callers = await Callers.ready(served)
     callers.close()
+    await asyncio.sleep(REST_SECONDS)
     before, began = usage.exact_processor_seconds(served.process), time.monotonic()
     await paced(callers.address, callers.request, RATE, LIGHT_SECONDS)
     spent = usage.exact_processor_seconds(served.process) - before
