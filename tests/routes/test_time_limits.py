@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -13,7 +14,6 @@ from typing import Any
 
 import httpx
 import pytest
-import pytest_asyncio
 
 import backend.services
 from backend.config import Settings
@@ -26,9 +26,9 @@ from tests.support.wire import calling, unanswering
 
 pytestmark = pytest.mark.asyncio
 
-SHORT = Timeouts(first_byte=0.4, idle=0.4, total=1.2, upload_idle=0.4)
+SHORT = Timeouts(first_byte=0.8, idle=0.8, total=2.4, upload_idle=0.8)
 # Far more than the short limits, far less than the real ones.
-IN_TIME_SECONDS = 8.0
+IN_TIME_SECONDS = 10.0
 OK = b"HTTP/1.1 200 OK\r\n"
 
 
@@ -72,6 +72,7 @@ async def _stop(exchange: Exchange, raw: bytes) -> None:
 
 
 OFFER: dict[str, object] = {"sdp": "v=0\r\n", "type": "offer"}
+SESSION = 123456
 
 
 @dataclass
@@ -93,16 +94,15 @@ class World:
         elif path == b"/avatar/start":
             answer = {"code": 0, "data": {"avatar_id": "Ada_user_1", "port": self.instance_port}}
         elif path == b"/offer":
-            answer = OFFER | {"type": "answer", "sessionid": 123456}
+            answer = OFFER | {"type": "answer", "sessionid": SESSION}
         else:
             answer = {"code": 0, "status": "success", "data": {}}
         await exchange.reply(json.dumps(answer).encode())
 
 
 async def recorded(frontend: Frontend) -> httpx.Response:
-    """A recording for the session that an offer brings."""
-    session = good(await frontend.json("/api/webrtc/offer", OFFER))["sessionid"]
-    form = {"sessionid": (None, str(session)), "file": ("a.wav", b"RIFF\x24\0\0\0WAVEfmt ")}
+    """A recording for the session that an offer brought."""
+    form = {"sessionid": (None, str(SESSION)), "file": ("a.wav", b"RIFF\x24\0\0\0WAVEfmt ")}
     return await frontend.http.post("/api/webrtc/humanaudio", files=form, headers=frontend.headers)
 
 
@@ -110,6 +110,15 @@ async def recorded(frontend: Frontend) -> httpx.Response:
 class Route:
     call: Callable[[Frontend], Awaitable[httpx.Response]]
     path: bytes
+
+    async def prepare(self, frontend: Frontend) -> None:
+        """Do what comes before the call, while everything works."""
+        if self.path != b"/avatar/get_avatars":
+            good(await frontend.get("/api/avatar/list"))
+        if self.path.count(b"/") == 1:  # an instance's own call needs an instance
+            good(await frontend.urlencoded("/api/avatar/start", avatar_name="Ada"))
+        if self.path == b"/humanaudio":
+            good(await frontend.json("/api/webrtc/offer", OFFER))
 
 
 ROUTES: Mapping[str, Route] = {
@@ -131,21 +140,34 @@ ROUTES: Mapping[str, Route] = {
 }
 
 
-@pytest_asyncio.fixture
-async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[World, Peer]]:
-    for module, name in limits():
-        monkeypatch.setattr(module, name, SHORT)
-    for name, (method, rules) in ALLOWED.items():
-        monkeypatch.setitem(ALLOWED, name, (method, replace(rules, timeouts=SHORT)))  # type: ignore[arg-type]
+Shorten = Callable[[Timeouts], None]
+
+
+@pytest.fixture
+def shorten(monkeypatch: pytest.MonkeyPatch) -> Shorten:
+    """Return what puts short limits in the place of every service's own."""
+
+    def put(timeouts: Timeouts) -> None:
+        for module, name in limits():
+            monkeypatch.setattr(module, name, timeouts)
+        for name, (method, rules) in ALLOWED.items():
+            monkeypatch.setitem(ALLOWED, name, (method, replace(rules, timeouts=timeouts)))  # type: ignore[arg-type]
+
+    return put
+
+
+@asynccontextmanager
+async def world(folder: Path, **over: Any) -> AsyncIterator[tuple[World, Peer, Served]]:
+    """Run services and a gateway in front of them."""
     known = World()
-    async with Peer(known) as peer:
+    async with Peer(known) as peer, serving(settings_at(folder, peer, **over)) as served:
         known.instance_port = peer.port
-        yield known, peer
+        yield known, peer, served
 
 
 def settings_at(folder: Path, peer: Peer, **over: Any) -> Settings:
     services = {"avatar_service_url": peer.url, "avatar_manager_url": peer.url}
-    limits = {"avatar_instance_ports": "1024-65535", "gateway_connect_seconds": 0.1}
+    limits = {"avatar_instance_ports": "1024-65535", "gateway_connect_seconds": 0.5}
     return settings_for(folder, **(services | limits | over))
 
 
@@ -170,43 +192,43 @@ async def test_every_limit_of_every_service_is_complete() -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 async def test_stalling_service_is_a_timeout_on_every_route(
-    world: tuple[World, Peer], tmp_path: Path, stage: str
+    shorten: Shorten, tmp_path: Path, stage: str
 ) -> None:
-    known, peer = world
-    async with serving(settings_at(tmp_path, peer)) as served:
-        tutor = Frontend(served.http, await served.token("tutor"))
+    """Each route has a gateway and services of its own, so that all can wait together."""
+    async with AsyncExitStack() as worlds:
+        waiting = []
         for name, route in ROUTES.items():
-            known.stalls = b""
-            if name != "list":
-                good(await tutor.get("/api/avatar/list"))
-            if route.path.count(b"/") == 1:  # an instance's own call needs an instance
-                good(await tutor.urlencoded("/api/avatar/start", avatar_name="Ada"))
+            folder = tmp_path / name
+            folder.mkdir()
+            known, peer, served = await worlds.enter_async_context(world(folder))
+            tutor = Frontend(served.http, await served.token("tutor"))
+            await route.prepare(tutor)
             known.stalls, known.stage = route.path, STAGES[stage]
-            answer = await in_time(route.call(tutor))
+            waiting.append((route, peer, served, tutor))
+        shorten(SHORT)
+        answers = await asyncio.gather(*(in_time(route.call(tutor)) for route, _, _, tutor in waiting))
+        for (_, peer, served, _), answer in zip(waiting, answers, strict=True):
             refused(answer, 504)
             await idle(served)
-            await until(lambda: peer.open <= 1)
+            await until(lambda peer=peer: peer.open <= 1)
 
 
-async def test_service_that_takes_no_connection_is_a_timeout(
-    world: tuple[World, Peer], tmp_path: Path
-) -> None:
+async def test_service_that_takes_no_connection_is_a_timeout(tmp_path: Path) -> None:
     with unanswering() as port:
-        settings = settings_at(tmp_path, world[1], avatar_service_url=f"http://127.0.0.1:{port}")
-        async with serving(settings) as served:
+        async with world(tmp_path, avatar_service_url=f"http://127.0.0.1:{port}") as (_, _, served):
             tutor = Frontend(served.http, await served.token("tutor"))
             refused(await in_time(tutor.get("/api/avatar/list")), 504, "upstream_connect_timeout")
             await idle(served)
 
 
 async def test_released_instance_is_gone_even_when_its_manager_hangs(
-    world: tuple[World, Peer], tmp_path: Path
+    shorten: Shorten, tmp_path: Path
 ) -> None:
-    known, peer = world
-    async with serving(settings_at(tmp_path, peer)) as served:
+    async with world(tmp_path) as (known, _, served):
         student = Frontend(served.http, await served.token())
         good(await student.urlencoded("/api/avatar/start", avatar_name="Ada"))
         known.stalls = b"/avatar/disconnect"
+        shorten(SHORT)
         good(await in_time(student.json("/api/avatar/disconnect")))
         await idle(served)
 
@@ -231,12 +253,13 @@ async def test_mount_with_a_total_ends_a_stream_that_never_does(tmp_path: Path) 
 
 
 async def test_upload_that_stalls_is_408_and_lets_go_of_the_upstream(
-    world: tuple[World, Peer], tmp_path: Path
+    shorten: Shorten, tmp_path: Path
 ) -> None:
     """The add route streams: its client says half of what it declared, and then nothing."""
-    known, peer = world
-    known.stalls, known.stage = b"/avatar/add", STAGES["silent"]
-    async with serving(settings_at(tmp_path, peer)) as served, calling(served.port) as caller:
+    async with world(tmp_path) as (known, peer, served), calling(served.port) as caller:
+        known.stalls, known.stage = b"/avatar/add", STAGES["silent"]
+        # All others are far off, so that a machine that pauses reaches none of them first.
+        shorten(Timeouts(first_byte=60, idle=60, total=60, upload_idle=0.4))
         token = await served.token("tutor")
         request = httpx.Request(
             "POST",
@@ -250,9 +273,9 @@ async def test_upload_that_stalls_is_408_and_lets_go_of_the_upstream(
             b"Content-Length: %d\r\n\r\n" % len(body),
             body[: len(body) // 2],
         )
-        await until(lambda: b"/avatar/add" in [head.target for head in peer.heads], 10)
         reply = await caller.reply()
         assert (reply.status, json.loads(reply.body)["code"]) == (408, "upload_stalled")
+        assert b"/avatar/add" in [head.target for head in peer.heads]
         await idle(served)
         await until(lambda: peer.open == 0)
 
