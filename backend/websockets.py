@@ -233,6 +233,6 @@ def _content(message: Message) -> tuple[int, bytes]:
 
 def _made(opcode: int, content: bytes) -> Frame:
     """Return a frame for the upstream, masked with a key of its own."""
-    key = frames.new_key()
-    start = frames.head(opcode, len(content), masks=True) + key
-    return Frame(opcode, True, start + frames.masked(content, key), len(start), key)
+    wire = frames.frame(opcode, content, masks=True)
+    start = len(wire) - len(content)
+    return Frame(opcode, True, wire, start, wire[start - frames.KEY_BYTES : start])

@@ -131,6 +131,7 @@ OWNERS = {
     "jwt": {"services.claims"},
     "redis": {"services.redis_link"},
     "limits": {"services.rate_limits"},
+    "websockets": {"services.websocket.frames"},
     "ddsketch": {"services.sketches"},
     "prometheus_client": {"services.metrics"},
     "opentelemetry": {"services.span_export"},

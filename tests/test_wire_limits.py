@@ -150,8 +150,12 @@ async def test_consecutive_calls_share_one_connection(tmp_path: Path, wire: Wire
 
 
 async def test_many_calls_run_side_by_side(wire: Wire) -> None:
+    all_here = asyncio.Event()
+
     async def script(exchange: Exchange) -> None:
-        await until(lambda: len(wire.peer.heads) >= 100, 15)
+        if len(wire.peer.heads) >= 100:
+            all_here.set()
+        await asyncio.wait_for(all_here.wait(), 40)
         await exchange.reply(b"ok")
 
     wire.play(script)

@@ -3,15 +3,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.services.websocket import frames
-from backend.services.websocket.frames import Violation, close_of, head, masked, may_be_sent
+from backend.services.websocket.frames import Frame, Violation, close_of, head, may_be_sent
 from tests.support import websocket as support
 
 
 @given(st.binary(max_size=300), st.binary(min_size=4, max_size=4))
 def test_mask_is_the_one_of_the_standard_and_comes_off_again(content: bytes, key: bytes) -> None:
-    hidden = masked(content, key)
-    assert hidden == bytes(byte ^ key[place % 4] for place, byte in enumerate(content))
-    assert masked(hidden, key) == content
+    start = head(frames.BINARY, len(content), masks=True) + key
+    hidden = bytes(byte ^ key[place % 4] for place, byte in enumerate(content))
+    assert Frame(frames.BINARY, True, start + hidden, len(start), key).payload == content
+
+
+@given(st.binary(max_size=300))
+def test_frame_for_the_upstream_can_be_unmasked_by_the_key_that_it_carries(content: bytes) -> None:
+    wire = frames.frame(frames.BINARY, content, masks=True)
+    start = len(wire) - len(content)
+    assert wire[:start] == head(frames.BINARY, len(content), masks=True) + wire[start - 4 : start]
+    assert Frame(frames.BINARY, True, wire, start, wire[start - 4 : start]).payload == content
 
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65535, 65536, 1 << 40])
