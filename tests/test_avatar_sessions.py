@@ -19,11 +19,11 @@ from backend.demo.world import World
 from benchmarks.people import signed_in
 from tests.support.frontend import Frontend, good, refused
 from tests.support.gateway import KEY, Served, Spawned, serving, settings_for, spawned
+from tests.support.instance import OFFER
 from tests.support.own_stores import own_redis
 from tests.support.peer import until
-from tests.test_supervisor import workers_of
+from tests.support.processes import workers_of
 
-OFFER = {"sdp": "v=0\r\n", "type": "offer"}
 # Ten seconds are promised; a busy machine gets some more.
 FREED_SECONDS = 20.0
 

@@ -24,9 +24,9 @@ from backend.config import load
 from backend.services.database import upgrade
 from tests.support.demo import demo
 from tests.support.gateway import ROOT, clean_environment, settings_for
+from tests.support.pages import PAGES, code_lines, read
 from tests.support.stores import store_url
 from tests.support.tls import certificate
-from tests.test_docs import PAGES, code_lines, read
 
 # Decisions and the log of changes tell of the past; pages in Chinese have the commands of the English ones.
 TOLD = [page for page in PAGES if "decisions" not in page.parts and ".zh-CN" not in page.name]

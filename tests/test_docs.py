@@ -15,6 +15,7 @@ from backend import errors
 from backend.config import Settings
 from backend.errors import GatewayError
 from scripts import document_settings, draw_diagrams
+from tests.support.pages import PAGES, code_lines, read
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -24,23 +25,8 @@ COMMANDS = (
     "bash install_async_deps.sh && .venv/bin/python run.py --demo",
     "bash install_async_deps.sh --dev && .venv/bin/pytest",
 )
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 # Folders of the machine somebody wrote on; /etc and /opt may stand in examples for an operator.
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:root|home|Users|tmp|work|var|mnt|workspace)/")
-
-
-def read(page: Path) -> str:
-    return page.read_text(encoding="utf-8")
-
-
-def code_lines(text: str) -> list[str]:
-    """The lines of indented and fenced code, without their comments."""
-    fenced = [
-        line for block in re.findall(r"```(?:bash|ini)\n(.*?)```", text, re.S) for line in block.splitlines()
-    ]
-    plain = re.sub(r"```.*?```", "", text, flags=re.S)
-    indented = [line.strip() for line in plain.splitlines() if line.startswith("    ")]
-    return [line.partition("  #")[0].rstrip() for line in fenced + indented]
 
 
 def without_code(text: str) -> str:

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from tests.support.gateway import Spawned, spawned
-from tests.test_server import BOTH
+from tests.support.processes import BOTH
 
 SIZE = 10 * 1024
 CONNECTIONS = 150

@@ -2,9 +2,7 @@
 
 import asyncio
 import contextlib
-import re
 import signal
-import socket
 import time
 from pathlib import Path
 
@@ -12,31 +10,9 @@ import httpx
 import pytest
 
 from tests.support.demo import demo
-from tests.support.gateway import Spawned, spawned
+from tests.support.gateway import spawned
 from tests.support.peer import until
-
-NOISE = re.compile(r"Traceback|unclosed|ResourceWarning|never retrieved|was never awaited|Exception")
-BOTH = pytest.mark.parametrize("server", ["hypercorn", "granian"])
-
-
-def clean(log: Path) -> bool:
-    """Whether nothing was logged that a person would have to look into."""
-    found = NOISE.search(log.read_text())
-    assert found is None, log.read_text()
-    return True
-
-
-async def ended(gateway: Spawned, seconds: float = 30) -> int:
-    """Wait for the process without blocking the loop."""
-    return await asyncio.to_thread(gateway.process.wait, seconds)
-
-
-def refuses(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), 1).close()
-    except OSError:
-        return True
-    return False
+from tests.support.processes import BOTH, clean, ended, refuses
 
 
 @BOTH

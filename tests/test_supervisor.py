@@ -19,18 +19,9 @@ from tests.support.demo import Demo, demo
 from tests.support.gateway import Spawned, spawned
 from tests.support.mail import receiving
 from tests.support.peer import until
-from tests.test_server import BOTH, clean, ended, refuses
+from tests.support.processes import BOTH, clean, ended, refuses, workers_of
 
 PING = b"GET /api/ping HTTP/1.1\r\nHost: x\r\n\r\n"
-
-
-def workers_of(gateway: Spawned) -> list[psutil.Process]:
-    """The processes that were forked from the one that waits beside the supervisor."""
-    found = []
-    for child in psutil.Process(gateway.process.pid).children():
-        with contextlib.suppress(psutil.NoSuchProcess):
-            found += child.children()
-    return found
 
 
 def everybody(gateway: Spawned) -> list[psutil.Process]:

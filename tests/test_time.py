@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.support.demo import Demo, demo
-from tests.test_server import BOTH, clean, ended
+from tests.support.processes import BOTH, clean, ended
 
 HOURS = 3600.0
 LIFE_SECONDS = 18_000

@@ -7,6 +7,8 @@ from typing import Any
 
 import httpx
 
+from tests.support.instance import OFFER
+
 PAGE_PORT = 3000
 ALL_METHODS = ("GET", "POST", "PUT", "DELETE")
 
@@ -164,3 +166,31 @@ class Conversation:
             self.events.append(event)
             self.text += event.get("chunk") or ""
             self.finished = self.finished or event.get("status") == "finished"
+
+
+async def connected(page: Page, name: str = "Ada Demo") -> int:
+    """What the video button does; returns the session number."""
+    started = await page.fetch("POST", "/api/avatar/start", data={"avatar_name": name})
+    assert started.status_code == 200, started.text
+    assert isinstance(started.json()["is_new_instance"], bool)
+    offered = await page.fetch("POST", "/api/webrtc/offer", json=OFFER)
+    assert offered.status_code == 200, offered.text
+    assert offered.json()["type"] == "answer"
+    assert isinstance(offered.json()["sdp"], str)
+    session = offered.json()["sessionid"]
+    assert isinstance(session, int)
+    return session
+
+
+async def opened(page: Page, title: str = "New Chat") -> int:
+    answer = await page.axios("POST", "/api/chat/new", json={"title": title})
+    assert answer.status_code == 201, answer.text
+    session = answer.json()["session_id"]
+    assert session
+    return int(session)
+
+
+async def messages(page: Page, session_id: int) -> list[tuple[str, str]]:
+    answer = await page.axios("GET", "/api/message/list", params={"session_id": session_id})
+    assert answer.status_code == 200, answer.text
+    return [(message["role"], message["content"]) for message in answer.json()]

@@ -8,9 +8,8 @@ from urllib.parse import parse_qsl
 
 from python_multipart.multipart import parse_options_header
 
-from tests.support.peer import Exchange
+from tests.support.peer import JSON, Exchange
 
-JSON = (b"Content-Type", b"application/json")
 WORDS = ("Light ", "bends ", "in glass: ", "光会弯曲。")
 
 

@@ -6,26 +6,12 @@ import pytest
 
 from backend import errors
 from backend.demo.faults import Switch
-from tests.contract.page import Page
+from tests.contract.page import Page, connected
 from tests.contract.stage import Scene
 from tests.support.frontend import FILM, form_of, refused
+from tests.support.instance import OFFER
 
-OFFER = {"sdp": "v=0\r\n", "type": "offer"}
 OPTION = {"timeout": "30000"}
-
-
-async def connected(page: Page, name: str = "Ada Demo") -> int:
-    """What the video button does; returns the session number."""
-    started = await page.fetch("POST", "/api/avatar/start", data={"avatar_name": name})
-    assert started.status_code == 200, started.text
-    assert isinstance(started.json()["is_new_instance"], bool)
-    offered = await page.fetch("POST", "/api/webrtc/offer", json=OFFER)
-    assert offered.status_code == 200, offered.text
-    assert offered.json()["type"] == "answer"
-    assert isinstance(offered.json()["sdp"], str)
-    session = offered.json()["sessionid"]
-    assert isinstance(session, int)
-    return session
 
 
 @pytest.mark.asyncio

@@ -6,29 +6,14 @@ from datetime import datetime
 
 import pytest
 
-from tests.contract.page import Page
+from tests.contract.page import Page, connected, messages, opened
 from tests.contract.services import WORDS
 from tests.contract.stage import Scene
-from tests.contract.test_avatar import connected
 from tests.support.frontend import hidden, refused
 from tests.support.peer import until
 
 ANSWER = "".join(WORDS)
 ZONED = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
-
-
-async def opened(page: Page, title: str = "New Chat") -> int:
-    answer = await page.axios("POST", "/api/chat/new", json={"title": title})
-    assert answer.status_code == 201, answer.text
-    session = answer.json()["session_id"]
-    assert session
-    return int(session)
-
-
-async def messages(page: Page, session_id: int) -> list[tuple[str, str]]:
-    answer = await page.axios("GET", "/api/message/list", params={"session_id": session_id})
-    assert answer.status_code == 200, answer.text
-    return [(message["role"], message["content"]) for message in answer.json()]
 
 
 @pytest.mark.asyncio

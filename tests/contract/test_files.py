@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.page import Page
+from tests.contract.page import Page, opened
 from tests.contract.stage import Scene
-from tests.contract.test_chat import opened
 from tests.support.frontend import hidden, refused
 
 TEXT = b"Light bends where it gets slower.\n" * 20

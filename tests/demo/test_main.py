@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -16,6 +15,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+
+from tests.support.processes import alive
 
 ROOT = Path(__file__).parents[2]
 DEMO = [sys.executable, "-m", "backend.demo"]
@@ -164,13 +165,3 @@ def test_it_ends_when_its_parent_dies() -> None:
     while alive(pid):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-
-
-def alive(pid: int) -> bool:
-    """Tell whether a process runs; one that nobody has collected yet does not."""
-    try:
-        os.kill(pid, 0)
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (ProcessLookupError, FileNotFoundError):
-        return False
-    return state != "Z"

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from backend.models import AvatarSession, Base, LoginSession, User
 from backend.services.database import migrating, upgrade
+from tests.support.stores import bound
 
 ROOT = Path(__file__).parents[2]
 UPGRADE = """
@@ -29,12 +30,6 @@ sys.stdin.readline()
 upgrade(app)
 engine.dispose()
 """
-
-
-def bound(app: Flask) -> Engine:
-    with app.app_context():
-        engine: Engine = app.extensions["sqlalchemy"].engine
-    return engine
 
 
 def test_migrated_tables_are_those_of_the_models(engine: Engine) -> None:

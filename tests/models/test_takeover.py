@@ -11,7 +11,7 @@ from backend.errors import StoreUnavailable
 from backend.models import ActionLog, Chat, Message, Notification, Profile, User
 from backend.services.database import upgrade
 from tests.models.former import fill
-from tests.models.test_migrations import bound
+from tests.support.stores import bound
 
 OLD_HASH = generate_password_hash("Old-horse1!")
 

@@ -12,10 +12,11 @@ from backend.demo.faults import Switch
 from backend.demo.world import World
 from backend.models import User
 from tests.routes.conftest import Stage
+from tests.support.codes import STUDENT
+from tests.support.forgeries import claiming
 from tests.support.frontend import FILM, Frontend, form_of, good, refused
-from tests.support.gateway import KEY, PASSWORD, Served, mount, serving
+from tests.support.gateway import PASSWORD, Served, mount, serving
 
-EMAIL = "student@test.local"
 # Everything else asks who is calling: a new route that does not has to be named here.
 PUBLIC = {
     ("POST", "/api/login"),
@@ -48,12 +49,6 @@ def routes_of(served: Served) -> list[tuple[str, str]]:
     ]
 
 
-def altered(token: str, key: str = KEY, **claims: object) -> str:
-    """Return a token with other claims, signed with `key`."""
-    said = jwt.decode(token, options={"verify_signature": False})
-    return jwt.encode(said | claims, key, algorithm="HS256")
-
-
 def unsigned(token: str) -> str:
     return jwt.encode(jwt.decode(token, options={"verify_signature": False}), None, algorithm="none")
 
@@ -65,7 +60,7 @@ def with_other_signature(token: str) -> str:
 
 @pytest.mark.asyncio
 async def test_right_password_gives_a_token_and_nothing_else(served: Served, visitor: Frontend) -> None:
-    answer = await visitor.json("/api/login", {"email": EMAIL, "password": PASSWORD})
+    answer = await visitor.json("/api/login", {"email": STUDENT, "password": PASSWORD})
     assert answer.status_code == 200
     assert list(answer.json()) == ["token"]
     status = await Frontend(served.http, answer.json()["token"]).get("/api/token_status")
@@ -74,14 +69,14 @@ async def test_right_password_gives_a_token_and_nothing_else(served: Served, vis
 
 @pytest.mark.asyncio
 async def test_email_of_a_login_may_be_spelt_in_capitals(visitor: Frontend) -> None:
-    answer = await visitor.json("/api/login", {"email": f" {EMAIL.upper()} ", "password": PASSWORD})
+    answer = await visitor.json("/api/login", {"email": f" {STUDENT.upper()} ", "password": PASSWORD})
     assert answer.status_code == 200
 
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("sessionid", ["123456", 123456, None, [], {"a": 1}])
 async def test_session_number_in_a_login_is_let_be(visitor: Frontend, sessionid: object) -> None:
-    fields = {"email": EMAIL, "password": PASSWORD, "sessionid": sessionid}
+    fields = {"email": STUDENT, "password": PASSWORD, "sessionid": sessionid}
     answer = await visitor.http.post("/api/login", json=fields, headers={"sessionid": "123456"})
     assert answer.status_code == 200
 
@@ -92,14 +87,14 @@ async def test_account_of_the_former_backend_signs_in_with_its_old_password(
 ) -> None:
     def take_over(session: Session) -> None:
         hashed = generate_password_hash("former password", "scrypt")
-        session.execute(update(User).where(User.email == EMAIL).values(password_hash=hashed))
+        session.execute(update(User).where(User.email == STUDENT).values(password_hash=hashed))
 
     await served.gateway.database.run(take_over)
-    refused(await visitor.json("/api/login", {"email": EMAIL, "password": "another password"}), 401)
+    refused(await visitor.json("/api/login", {"email": STUDENT, "password": "another password"}), 401)
     for _ in range(2):
-        answer = await visitor.json("/api/login", {"email": EMAIL, "password": "former password"})
+        answer = await visitor.json("/api/login", {"email": STUDENT, "password": "former password"})
         assert answer.status_code == 200
-    user = await served.gateway.database.run(lambda s: s.scalar(select(User).where(User.email == EMAIL)))
+    user = await served.gateway.database.run(lambda s: s.scalar(select(User).where(User.email == STUDENT)))
     assert user is not None
     assert user.password_hash.startswith("$argon2id$")
 
@@ -108,7 +103,7 @@ async def test_account_of_the_former_backend_signs_in_with_its_old_password(
 @pytest.mark.parametrize(
     "fields",
     [
-        {"email": EMAIL, "password": "Wrong-horse1!"},
+        {"email": STUDENT, "password": "Wrong-horse1!"},
         {"email": "nobody@test.local", "password": PASSWORD},
         {"email": "nobody@test.local\x00", "password": "\x00"},
     ],
@@ -148,7 +143,7 @@ async def test_login_that_is_no_login_is_400(stage: Stage, content_type: str, co
 
 @pytest.mark.asyncio
 async def test_login_of_more_than_a_megabyte_is_413(visitor: Frontend) -> None:
-    fields = {"email": EMAIL, "password": "x" * (1 << 20)}
+    fields = {"email": STUDENT, "password": "x" * (1 << 20)}
     refused(await visitor.json("/api/login", fields), 413, "too_large")
 
 
@@ -214,7 +209,7 @@ async def test_logout_does_not_mind_what_it_is_sent(student: Frontend, content: 
 @pytest.mark.asyncio
 async def test_logout_with_a_forged_token_ends_nobodys_session(student: Frontend, visitor: Frontend) -> None:
     assert student.token is not None
-    visitor.token = altered(student.token, "another key, as long as the real one is")
+    visitor.token = claiming(student.token, "another key, as long as the real one is")
     good(await visitor.json("/api/logout"))
     good(await student.get("/api/token_status"))
 
@@ -225,15 +220,15 @@ MAKE_BAD: dict[str, Callable[[str], str | bytes | None]] = {
     "empty": lambda _: "Bearer",
     "basic": lambda _: "Basic dXNlcjpwYXNz",
     "scheme missing": lambda token: token,
-    "forged": lambda token: f"Bearer {altered(token, 'another key, as long as the real one is')}",
+    "forged": lambda token: f"Bearer {claiming(token, 'another key, as long as the real one is')}",
     "other signature": lambda token: f"Bearer {with_other_signature(token)}",
     "unsigned": lambda token: f"Bearer {unsigned(token)}",
-    "expired": lambda token: f"Bearer {altered(token, iat=1, nbf=1, exp=2)}",
-    "not yet valid": lambda token: f"Bearer {altered(token, nbf=4_000_000_000, exp=4_000_000_100)}",
-    "another session": lambda token: f"Bearer {altered(token, jti='0' * 32)}",
-    "another user": lambda token: f"Bearer {altered(token, sub='2')}",
-    "nobody": lambda token: f"Bearer {altered(token, sub='99')}",
-    "other type": lambda token: f"Bearer {altered(token, type='refresh')}",
+    "expired": lambda token: f"Bearer {claiming(token, iat=1, nbf=1, exp=2)}",
+    "not yet valid": lambda token: f"Bearer {claiming(token, nbf=4_000_000_000, exp=4_000_000_100)}",
+    "another session": lambda token: f"Bearer {claiming(token, jti='0' * 32)}",
+    "another user": lambda token: f"Bearer {claiming(token, sub='2')}",
+    "nobody": lambda token: f"Bearer {claiming(token, sub='99')}",
+    "other type": lambda token: f"Bearer {claiming(token, type='refresh')}",
     "cut": lambda token: f"Bearer {token[:-1]}",
     "not ascii": lambda token: f"Bearer {token}".encode() + b"\xc3\xa9",
     "long": lambda token: f"Bearer {token}{'x' * 5000}",
@@ -273,12 +268,12 @@ async def test_ended_token_is_refused_on_every_route(served: Served) -> None:
 @pytest.mark.asyncio
 async def test_banned_user_is_out_at_once_and_cannot_come_back(served: Served, student: Frontend) -> None:
     def ban(session: Session) -> None:
-        session.execute(update(User).where(User.email == EMAIL).values(status="banned"))
+        session.execute(update(User).where(User.email == STUDENT).values(status="banned"))
 
     await served.gateway.database.run(ban)
     await served.gateway.tokens.refresh()
     refused(await student.get("/api/token_status"), 401)
-    refused(await student.json("/api/login", {"email": EMAIL, "password": PASSWORD}), 401)
+    refused(await student.json("/api/login", {"email": STUDENT, "password": PASSWORD}), 401)
 
 
 @pytest.mark.asyncio

@@ -12,11 +12,10 @@ import pytest
 from backend.services.session_store import rows
 from tests.support.frontend import Frontend, good, refused
 from tests.support.gateway import Served, serving, settings_for
+from tests.support.instance import OFFER
 from tests.support.livetalking import LiveTalking
 from tests.support.peer import Peer
 from tests.support.ports import free_port
-
-OFFER = {"sdp": "v=0\r\n", "type": "offer"}
 
 
 @dataclass

@@ -7,7 +7,8 @@ import jwt
 import pytest
 
 from backend.config import Settings
-from tests.routes.test_auth import EMAIL, altered
+from tests.support.codes import STUDENT
+from tests.support.forgeries import claiming
 from tests.support.frontend import Frontend, good, hidden, refused
 from tests.support.gateway import PASSWORD, Served, serving
 
@@ -22,9 +23,9 @@ async def test_guessing_a_password_is_limited_and_says_when_to_try_again(
     async with serving(settings(gateway_login_limit="3/minute")) as served:
         visitor = Frontend(served.http)
         for _ in range(3):
-            refused(await visitor.json("/api/login", {"email": EMAIL, "password": "Wrong-horse1!"}), 401)
+            refused(await visitor.json("/api/login", {"email": STUDENT, "password": "Wrong-horse1!"}), 401)
         # The right one, too, or guessing would go on.
-        answer = await visitor.json("/api/login", {"email": EMAIL.upper(), "password": PASSWORD})
+        answer = await visitor.json("/api/login", {"email": STUDENT.upper(), "password": PASSWORD})
         refused(answer, 429, "too_many_requests")
         assert 1 <= int(answer.headers["retry-after"]) <= 61
         hidden(answer)
@@ -43,14 +44,14 @@ async def test_one_address_does_not_try_many_emails(settings: Callable[..., Sett
 async def test_request_that_is_no_sign_in_is_not_counted_as_one(settings: Callable[..., Settings]) -> None:
     async with serving(settings(gateway_login_limit="1/minute", gateway_address_limit="1/minute")) as served:
         for _ in range(3):
-            refused(await Frontend(served.http).json("/api/login", {"email": EMAIL}), 400)
+            refused(await Frontend(served.http).json("/api/login", {"email": STUDENT}), 400)
         assert await served.token()
 
 
 def older(token: str, hours: float) -> str:
     """The same sign-in as if this token of it had been given out so long ago."""
     issued = int(time.time() - hours * HOUR)
-    return altered(token, iat=issued, nbf=issued, exp=issued + 5 * HOUR)
+    return claiming(token, iat=issued, nbf=issued, exp=issued + 5 * HOUR)
 
 
 async def test_tab_in_use_gets_a_new_token_from_its_poll_and_both_are_good(

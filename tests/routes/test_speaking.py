@@ -12,10 +12,10 @@ from backend.models import AvatarSession
 from tests.support.chat_model import FINISHED, Cast, ChatModel
 from tests.support.frontend import Frontend, good, refused
 from tests.support.gateway import Served
+from tests.support.instance import OFFER
 from tests.support.peer import Exchange, silent, until
 from tests.support.questions import answered
 
-OFFER = {"sdp": "v=0\r\n", "type": "offer"}
 OWN = 123456
 NO_OBJECTS = [b"", b"null", b"[]", b"{", b"\xff", b"[" * 9000, b'{"sessionid":1' + b"0" * 5000 + b"}"]
 NAMING = ["human", "interrupt_talk", "is_speaking", "record", "set_audiotype"]

@@ -21,6 +21,7 @@ from backend.services.policies import Timeouts
 from backend.services.signalling import ALLOWED
 from tests.support.frontend import FILM, Frontend, form_of, good, refused
 from tests.support.gateway import Served, mount, serving, settings_for
+from tests.support.instance import OFFER
 from tests.support.peer import Exchange, Peer, Script, until
 from tests.support.wire import calling, unanswering
 
@@ -71,7 +72,6 @@ async def _stop(exchange: Exchange, raw: bytes) -> None:
     await exchange.client_left()
 
 
-OFFER: dict[str, object] = {"sdp": "v=0\r\n", "type": "offer"}
 SESSION = 123456
 
 

@@ -13,10 +13,9 @@ from backend.services.forwarding import Forwarder, Inbound, Upstream
 from backend.services.headers import Origin
 from tests.support.forms import MULTIPART, Part, Pieces, written
 from tests.support.frontend import FILM
-from tests.support.peer import Exchange, Peer, Script, until
+from tests.support.peer import JSON, Exchange, Peer, Script, until
 from tests.support.upstream import client_of
 
-JSON = (b"Content-Type", b"application/json")
 ADA = {"Ada": {"description": "a", "support_clone": True}}
 INBOUND = Inbound("POST", b"/", b"", (), None, Origin("192.0.2.7", "http", b"gw", "1.1", "0123456789"))
 

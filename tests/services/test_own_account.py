@@ -19,7 +19,7 @@ from backend.services.own_account import OwnAccount
 from backend.services.passwords import Passwords
 from backend.services.tokens import Principal, Tokens
 from tests.models.conftest import app, database_url, empty_app, engine
-from tests.services.test_verification import KEY, Desk
+from tests.support.desk import KEY, Desk
 from tests.support.peer import until
 
 __all__ = ["app", "database_url", "empty_app", "engine"]

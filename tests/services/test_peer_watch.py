@@ -19,11 +19,10 @@ from backend.services.peer_watch import PeerWatch
 from backend.services.seats import Ports
 from backend.services.sessions import Sessions
 from tests.support.manager import Manager
-from tests.support.peer import Exchange, Peer, until
+from tests.support.peer import JSON, Exchange, Peer, until
 from tests.support.stores import store as store_of
 from tests.support.upstream import client_of
 
-JSON = (b"Content-Type", b"application/json")
 PORTS = Ports("127.0.0.1", 1024, 65535)
 
 

@@ -7,6 +7,10 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jwt
+
+from tests.support.gateway import KEY
+
 HS256 = {"alg": "HS256", "typ": "JWT"}
 RSA_PUBLIC_KEY = """-----BEGIN PUBLIC KEY-----
 MFwwDQYJKoZIhvcNAQEBBQADSwAwSAJBAKj34GkxFhD90vcNLYLInFEX6Ppy1tPf
@@ -33,6 +37,12 @@ def signed(
     content = f"{encoded(json.dumps(header).encode())}.{encoded(body)}"
     used = default_key if key is None else key
     return f"{content}.{encoded(hmac.new(used.encode(), content.encode(), digest).digest())}"
+
+
+def claiming(token: str, key: str = KEY, **claims: object) -> str:
+    """Return a token with other claims, signed with `key`."""
+    said = jwt.decode(token, options={"verify_signature": False})
+    return jwt.encode(said | claims, key, algorithm="HS256")
 
 
 def altered(token: str, part: int, change: Callable[[str], str]) -> str:

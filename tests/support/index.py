@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 from urllib.parse import parse_qs, urlsplit
 
 from tests.support.forms import parsed
-from tests.support.peer import Exchange, Peer
+from tests.support.peer import JSON, Exchange, Peer
 
-JSON = (b"Content-Type", b"application/json")
 EVERYBODY = ""
 
 

@@ -7,10 +7,9 @@ from contextlib import asynccontextmanager
 from backend.config import Settings
 from tests.support.frontend import Frontend, good
 from tests.support.gateway import serving
-from tests.support.peer import Exchange, Peer, Script
+from tests.support.peer import JSON, Exchange, Peer, Script
 
-OFFER = {"sdp": "v=0\r\n", "type": "offer"}
-JSON = (b"Content-Type", b"application/json")
+OFFER: dict[str, object] = {"sdp": "v=0\r\n", "type": "offer"}
 
 
 async def started(frontend: Frontend, name: str = "Ada Demo") -> int:

@@ -4,9 +4,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from .peer import Exchange
-
-JSON = (b"Content-Type", b"application/json")
+from .peer import JSON, Exchange
 
 
 @dataclass

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
-from .peer import Exchange
+from .peer import JSON, Exchange
 
-JSON = (b"Content-Type", b"application/json")
 FULL = "已达到最大实例数限制: 5"
 NOT_RUNNING = "数字人未运行"
 

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 
 Script = Callable[["Exchange"], Awaitable[None]]
 
+# The header of most answers.
+JSON = (b"Content-Type", b"application/json")
+
 
 @dataclass
 class Head:

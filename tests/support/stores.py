@@ -14,6 +14,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from flask import Flask
+from sqlalchemy import Engine
 
 from backend.config import load
 from backend.services.database import Database, attach, upgrade
@@ -109,3 +110,9 @@ async def store(kind: str, folder: Path, *, threads: int = 8) -> AsyncIterator[D
         database = Database(engine, threads=threads)
         yield database
         await database.aclose()
+
+
+def bound(app: Flask) -> Engine:
+    with app.app_context():
+        engine: Engine = app.extensions["sqlalchemy"].engine
+    return engine

@@ -23,9 +23,10 @@ from backend.demo.live.session import without_hidden
 from backend.demo.live.stage import Stage
 from backend.demo.settings import Settings
 from backend.demo.world import World
-from tests.demo.live.test_voice import wav
 from tests.demo.live.viewers import PATIENCE_SECONDS, Viewer, watching
-from tests.demo.test_main import ROOT, alive
+from tests.demo.test_main import ROOT
+from tests.support.processes import alive
+from tests.support.recordings import wav
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(180)]
 

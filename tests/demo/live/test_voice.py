@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import io
-import wave
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -15,21 +13,10 @@ pytest.importorskip("av")
 pytest.importorskip("espeakng_loader")
 
 from backend.demo.live.voice import RATE, RECORDING_SECONDS, Speech, Timbre, Voice, VoiceError, recorded  # noqa: E402
+from tests.support.recordings import wav  # noqa: E402
 
 VOICE = Voice()
 TIMBRE = Timbre.of(1)
-
-
-def wav(seconds: float, rate: int = 16_000, loudness: float = 0.4) -> bytes:
-    """A tone as the voice input of a browser would record it."""
-    tone = np.sin(np.arange(int(seconds * rate)) * 2 * np.pi * 300 / rate) * loudness * 32767
-    file = io.BytesIO()
-    with wave.open(file, "wb") as out:
-        out.setnchannels(1)
-        out.setsampwidth(2)
-        out.setframerate(rate)
-        out.writeframes(tone.astype("<i2").tobytes())
-    return file.getvalue()
 
 
 @pytest.mark.parametrize("text", ["My papa bought a big blue map.", "妈妈买了一本大地图。"])
