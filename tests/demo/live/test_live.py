@@ -24,7 +24,7 @@ from backend.demo.live.stage import Stage
 from backend.demo.settings import Settings
 from backend.demo.world import World
 from tests.demo.live.viewers import PATIENCE_SECONDS, Viewer, watching
-from tests.demo.test_main import ROOT
+from tests.support.gateway import ROOT
 from tests.support.processes import alive
 from tests.support.recordings import wav
 
