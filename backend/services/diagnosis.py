@@ -31,6 +31,8 @@ PROBE_SECONDS = 2.0
 MANY_OPEN_FILES = 65_536
 LEAST_OPEN_FILES = 4_096
 LEAST_FREE_BYTES = 1 << 30
+# Measured by `python -m benchmarks.websockets`, Granian 2.8.
+GRANIAN_SOCKET_BYTES = 150 * 1024
 # A certificate that ends so soon needs somebody's attention.
 CERTIFICATE_DAYS = 14
 
@@ -51,6 +53,7 @@ def findings(settings: Settings, database: Database) -> list[Finding]:
         lambda: _port(settings),
         _open_files,
         lambda: _loop(settings),
+        lambda: _sockets(settings),
         lambda: _secrets(settings),
         lambda: _folders(settings),
         lambda: _database(settings, database),
@@ -112,6 +115,21 @@ def _loop(settings: Settings) -> Iterator[Finding]:
         yield Finding("uvloop", "warning", "is switched off", "Unset GATEWAY_UVLOOP, or set it to true.")
     else:
         yield Finding("uvloop", "ok", "serves")
+
+
+def _sockets(settings: Settings) -> Iterator[Finding]:
+    """Granian reads each WebSocket into a buffer of its own, and cannot be told to take a smaller one."""
+    most = sum(mount.max_sockets for mount in settings.gateway_mounts if mount.websocket)
+    if not most or settings.server != "granian":
+        return
+    megabytes = most * GRANIAN_SOCKET_BYTES / (1 << 20)
+    yield Finding(
+        "WebSockets",
+        "warning",
+        f"an idle one takes {GRANIAN_SOCKET_BYTES >> 10} KB on Granian: "
+        f"{megabytes:,.0f} MB a worker for the {most:,} that mounts allow",
+        "Serve with SERVER=hypercorn, where it takes a tenth, or lower `max_sockets` in GATEWAY_MOUNTS.",
+    )
 
 
 def _secrets(settings: Settings) -> Iterator[Finding]:

@@ -20,7 +20,7 @@ from backend.config import Settings
 from backend.services import diagnosis
 from backend.services.database import Database, attach, upgrade
 from backend.services.diagnosis import Finding, findings
-from tests.support.gateway import settings_for
+from tests.support.gateway import mount, settings_for
 from tests.support.ports import free_port
 from tests.support.tls import certificate
 
@@ -222,6 +222,25 @@ def test_key_of_one_machine_beside_a_database_for_several_is_told(
     over = {"jwt_secret_key": None, "database_url": f"postgresql://me@{NOWHERE}/x"}
     found = examined(tmp_path, **services, **over)["signing key"]
     assert (found.state, "JWT_SECRET_KEY" in found.remedy) == ("warning", True)
+
+
+@pytest.mark.parametrize(
+    ("server", "websocket", "told"),
+    [("granian", True, "733 MB a worker for the 5,005"), ("granian", False, None), ("hypercorn", True, None)],
+)
+def test_what_websockets_may_take_on_granian_is_told(
+    tmp_path: Path, services: dict[str, Any], server: str, websocket: bool, told: str | None
+) -> None:
+    mounts = [
+        mount(f"/{most}", f"http://{NOWHERE}", websocket=websocket, max_sockets=most) for most in (5000, 5)
+    ]
+    found = examined(tmp_path, server=server, gateway_mounts=mounts, **services).get("WebSockets")
+    if told is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert (found.state, told in found.told) == ("warning", True)
+        assert "SERVER=hypercorn" in found.remedy
 
 
 def old_certificate(monkeypatch: pytest.MonkeyPatch) -> None:
