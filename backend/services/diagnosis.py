@@ -1,6 +1,5 @@
 """What keeps a gateway from working well, found before anybody calls, each with its remedy."""
 
-import contextlib
 import http.client
 import os
 import pwd
@@ -15,18 +14,17 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 from sqlalchemy import inspect, text
 
 from backend.config import Settings
 from backend.errors import GatewayError
 from backend.services.database import Database
+from backend.services.pings import PROBE_SECONDS, get_status, ping_redis
 
 State = Literal["ok", "warning", "fault"]
 
-# An answer that takes longer is one that users would notice, too.
-PROBE_SECONDS = 2.0
 # A waiting call holds two sockets. The gateway raises its own limit up to the hard one.
 MANY_OPEN_FILES = 65_536
 LEAST_OPEN_FILES = 4_096
@@ -89,7 +87,7 @@ def _gateway_serves(settings: Settings) -> bool:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     try:
         url = urlsplit(f"{'https' if secure else 'http'}://{host}:{settings.port}")
-        return _asked(url, "/api/ping", verified=False) == 200
+        return get_status(url, "/api/ping", verified=False) == 200
     except (OSError, http.client.HTTPException):
         return False
 
@@ -200,7 +198,7 @@ def _redis(settings: Settings) -> Iterator[Finding]:
         return
     parts = urlsplit(settings.redis_url.get_secret_value())
     try:
-        answer = _pinged(parts)
+        answer = ping_redis(parts)
     except OSError as exc:
         remedy = "Start Redis, or correct REDIS_URL; without it the gateway works, and counts per worker."
         yield Finding("redis", "fault", f"does not answer: {exc.strerror or type(exc).__name__}", remedy)
@@ -209,28 +207,6 @@ def _redis(settings: Settings) -> Iterator[Finding]:
         yield Finding("redis", "ok", "answers")
     else:
         yield Finding("redis", "fault", "refuses the gateway", "Correct user and password in REDIS_URL.")
-
-
-def _pinged(parts: SplitResult) -> bytes:
-    """Ask Redis in its own words, so that the answer does not depend on a client's retries."""
-    address = parts.hostname or "localhost", parts.port or 6379
-    with contextlib.ExitStack() as stack:
-        sock = stack.enter_context(socket.create_connection(address, PROBE_SECONDS))
-        if parts.scheme == "rediss":
-            context = ssl.create_default_context()
-            sock = stack.enter_context(context.wrap_socket(sock, server_hostname=parts.hostname))
-        if parts.password:
-            words = ["AUTH", *([parts.username] if parts.username else []), parts.password]
-            sock.sendall(_command(*words))
-            refusal = sock.recv(200)
-            if not refusal.startswith(b"+OK"):
-                return refusal
-        sock.sendall(_command("PING"))
-        return sock.recv(200)
-
-
-def _command(*words: str) -> bytes:
-    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(w.encode()), w.encode()) for w in words)
 
 
 def _mail(settings: Settings) -> Iterator[Finding]:
@@ -288,7 +264,7 @@ def _upstream(name: str, url: str, path: str, setting: str, worst: State) -> Cal
     def look() -> Iterator[Finding]:
         remedy = f"Start it, or correct {setting}."
         try:
-            status = _asked(urlsplit(url), path)
+            status = get_status(urlsplit(url), path)
         except (OSError, http.client.HTTPException) as exc:
             reason = getattr(exc, "strerror", None) or type(exc).__name__
             yield Finding(name, worst, f"{url} does not answer: {reason}", remedy)
@@ -299,21 +275,3 @@ def _upstream(name: str, url: str, path: str, setting: str, worst: State) -> Cal
             yield Finding(name, "ok", f"{url} answers")
 
     return look
-
-
-def _asked(parts: SplitResult, path: str, *, verified: bool = True) -> int:
-    """Return the status of a GET. Raises OSError and HTTPException."""
-    host, port = parts.hostname or "", parts.port
-    connection: http.client.HTTPConnection
-    if parts.scheme == "https":
-        context = ssl.create_default_context()
-        if not verified:  # the gateway's own certificate names its public host, not this address
-            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        connection = http.client.HTTPSConnection(host, port, timeout=PROBE_SECONDS, context=context)
-    else:
-        connection = http.client.HTTPConnection(host, port, timeout=PROBE_SECONDS)
-    try:
-        connection.request("GET", parts.path + path)
-        return connection.getresponse().status
-    finally:
-        connection.close()
