@@ -7,9 +7,9 @@ import os
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from tests.support.demo import Demo, demo
 from tests.support.gateway import ROOT, clean_environment
 from tests.support.peer import until
 from tests.support.ports import free_port
+from tests.support.processes import refuses
 from tests.support.tls import certificate
 
 DEPLOY = ROOT / "deploy"
@@ -198,10 +199,11 @@ def nginx(folder: Path, gateway_port: int) -> Iterator[int]:
         text=True,
     )
     try:
-        for _ in range(200):
+        deadline = time.monotonic() + 30
+        while refuses(port):
             assert process.poll() is None, process.stderr and process.stderr.read()
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                break
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
         yield port
     finally:
         process.terminate()
