@@ -49,10 +49,12 @@ class BackgroundLoop:
         loop = self._started()
         context = copy_context()
         result: concurrent.futures.Future[T] = concurrent.futures.Future()
+        held: list[asyncio.Task[T]] = []  # a loop holds its tasks weakly, and this call waits for one
 
         def begin() -> None:
             task = loop.create_task(work(*args, **kwargs), context=context)
             task.add_done_callback(lambda done: _hand_over(done, result))
+            held.append(task)
 
         loop.call_soon_threadsafe(begin)
         return result.result()

@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
@@ -280,6 +282,30 @@ def test_a_call_that_is_running_when_the_loop_closes_ends() -> None:
         background.close()
         with pytest.raises(CancelledError):
             call.result(10)
+
+
+def test_a_call_that_only_waits_for_itself_is_not_collected_as_garbage() -> None:
+    """Nobody but the loop knew its task, and a loop holds tasks weakly: the caller waited for ever."""
+    events: list[weakref.ref[asyncio.Event]] = []
+    background = BackgroundLoop(no_life)
+    began = threading.Event()
+
+    async def work() -> None:
+        event = asyncio.Event()
+        events.append(weakref.ref(event))
+        began.set()
+        await event.wait()
+
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(background.call, work)
+        assert began.wait(10)
+        background.call(asyncio.sleep, 0)  # so that the work has come to its wait
+        gc.collect()
+        alive = events[0]() is not None
+        background.close()
+        with pytest.raises(CancelledError):
+            call.result(10)
+    assert alive
 
 
 def test_a_process_that_used_it_ends_by_itself(tmp_path: Path) -> None:
